@@ -1,0 +1,296 @@
+// KHO as a kernel boots: what the predecessor left is looked at, kept, and the next round prepared.
+//
+//   populate      before memblock knows any memory   tree and scratch array checked, scratch areas into memblock
+//   memory_init   just before memblock frees memory  preserved blocks reserved and marked, or scratch areas set aside
+//   late init     after all initcalls                page of the next root tree, debugfs, scratch areas become CMA
+//
+// populate checks in this order, and the first that fails ends with "disabling KHO revival" and its errno:
+// 1. boot data of 32 bytes inside RAM. 2. The tree can be mapped (EFAULT). 3. Its header is valid (EINVAL). 4. It is compatible
+// with "kho-v1" (EINVAL). 5. The scratch array can be mapped (EFAULT). 6. Every area is memory (EINVAL; the
+// areas before it stay flagged). A kernel that refuses boots as after a plain kexec, and preserved memory is free memory to it.
+//
+// populate does not ask whether KHO is on: with kho=off on the command line preserved memory is kept all the same, only nothing
+// new is handed over.
+//
+// Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_populate, kho_memory_init, kho_init; arch/x86/kernel/setup.c.
+#include <algorithm>
+#include <cstring>
+
+#include <libfdt.h>
+
+#include "kho/abi/kho_v1.hpp"
+#include "kho/abi/root_tree.hpp"
+#include "kho/deserialize.hpp"
+#include "kho/state.hpp"
+
+namespace kexec_sim::kho {
+
+namespace {
+
+/// early_memremap() has 64 slots of a page.
+constexpr u64 early_map_bytes_max = 256 * KiB;
+
+bool mappable(const PhysicalMemory& ram, u64 phys, u64 bytes) {
+    return bytes > 0 && bytes <= early_map_bytes_max && ram.contains(PhysAddr{phys}, bytes);
+}
+
+/// Why a handover was refused: the line that says so, without prefix, and the errno of the line after it.
+struct Refusal {
+    std::string line;
+    Errno error;
+};
+
+Refusal unmappable_tree(u64 fdt) {
+    return {fmt::format("setup: failed to memremap FDT ({:#x})", fdt), Errno::efault};
+}
+Refusal invalid_tree(u64 fdt, int code) {
+    return {fmt::format("setup: handover FDT ({:#x}) is invalid: {}", fdt, code), Errno::einval};
+}
+
+std::optional<Refusal> check_tree(Machine& machine, const abi::kho_data& data) {
+    if (const auto fault = machine.faults.check(FaultPoint::boot_populate); !fault)
+        return fault.error() == Errno::efault ? unmappable_tree(data.fdt_addr)
+                                              : invalid_tree(data.fdt_addr, -static_cast<int>(fault.error()));
+    if (!mappable(machine.ram, data.fdt_addr, data.fdt_size)) return unmappable_tree(data.fdt_addr);
+    const auto tree = FdtReader::open(machine.ram, PhysAddr{data.fdt_addr}, data.fdt_size);
+    if (!tree) return invalid_tree(data.fdt_addr, tree.error());
+    if (const int code = tree->check_compatible(FdtReader::root, abi::KHO_FDT_COMPATIBLE))
+        return Refusal{fmt::format("setup: handover FDT ({:#x}) is incompatible with '{}': {}", data.fdt_addr,
+                                   abi::KHO_FDT_COMPATIBLE, code),
+                       Errno::einval};
+    return std::nullopt;
+}
+
+/// memblock_add() and the scratch flag, node by node.
+Result<> add_scratch(Kernel& kernel, PhysRange area) {
+    if (area.empty()) return {};
+    if (!kernel.machine.ram.contains(area)) return fail(Errno::einval);
+    for (const NodeRange& node : kernel.machine.nodes) {
+        const PhysRange part{std::max(area.begin, node.range.begin), std::min(area.end, node.range.end)};
+        if (!part.empty()) kernel.memblock.add(part, node.nid);
+    }
+    return kernel.memblock.mark_scratch(area);
+}
+
+PfnRange whole_pageblocks(PhysRange area) {
+    return {Pfn{align_down(area.begin.pfn().raw, pageblock_pages)},
+            Pfn{align_up(align_up(area.end.raw, page_bytes) >> page_shift, pageblock_pages)}};
+}
+
+/// Whether a range belongs to what runs now: the kernel's image, its initrd, its boot parameters.
+bool in_running_image(const BootParams& params, PhysRange range) {
+    return params.kernel_image.overlaps(range) || params.initrd.overlaps(range) || params.boot_data.overlaps(range);
+}
+
+}  // namespace
+
+void Kho::State::attach_boot() {
+    Hooks& hooks = kernel.hooks;
+    hooks.early_param.push_back({"kho", [this](std::string_view value) -> Result<> {
+                                     enabled = TRY(parse_bool_param(value));
+                                     return {};
+                                 }});
+    hooks.early_param.push_back({"kho_scratch", [this](std::string_view value) {
+                                     return parse_scratch(value, edition, scratch_params, kernel.log);
+                                 }});
+    hooks.early_memory.push_back([this] { populate(); });
+    hooks.before_free_all.push_back([this] { memory_init(); });
+    hooks.late_init.push_back([this] { late_init(); });
+}
+
+// --- populate -------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// The scratch array into memblock; `areas` gets what was flagged, also where a later area is refused.
+std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, std::vector<PhysRange>& areas) {
+    const PhysicalMemory& ram = kernel.machine.ram;
+    if (!mappable(ram, data.scratch_addr, data.scratch_size))
+        return Refusal{fmt::format("setup: failed to memremap scratch (phys={:#x}, len={})", data.scratch_addr,
+                                   static_cast<i64>(data.scratch_size)),
+                       Errno::efault};
+    const u64 count = data.scratch_size / sizeof(abi::kho_scratch);
+    for (u64 i = 0; i < count; ++i) {
+        const auto entry = ram.read<abi::kho_scratch>(PhysAddr{data.scratch_addr + i * sizeof(abi::kho_scratch)});
+        const bool wraps = entry.addr + entry.size < entry.addr;
+        const PhysRange area = phys_range(PhysAddr{entry.addr}, entry.size);
+        const Result<> added = wraps ? fail(Errno::einval) : add_scratch(kernel, area);
+        if (!added) {
+            const std::string line = fmt::format("failed to mark the scratch region {:#018x}+{:#018x}: {}", entry.addr,
+                                                 entry.size, -static_cast<int>(added.error()));
+            kernel.log.warn_on("KHO: " + line, true);
+            return Refusal{line, added.error()};
+        }
+        areas.push_back(area);
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+void Kho::State::populate() {
+    if (kernel.config.crash_kernel) enabled = false;
+    Machine& machine = kernel.machine;
+    const auto& list = kernel.params.setup_data;
+    const auto passed =
+        std::ranges::find_if(list, [](const SetupData& entry) { return entry.type == SETUP_KEXEC_KHO; });
+    if (passed == list.end() || kernel.config.crash_kernel) return;
+
+    abi::kho_data data{};
+    if (passed->payload.size() < sizeof data) {
+        const std::string line =
+            fmt::format("setup: failed to memremap kho data ({:#x}, {:#x})", 0, passed->payload.size());
+        kernel.log.warn("{}", line);
+        machine.referee.handover_refused(line);
+        return;
+    }
+    std::memcpy(&data, passed->payload.data(), sizeof data);
+
+    std::vector<PhysRange> areas;
+    std::optional<Refusal> refusal = check_tree(machine, data);
+    if (!refusal) refusal = adopt_scratch(kernel, data, areas);
+    if (refusal) {
+        kernel.log.warn("KHO: {}", refusal->line);
+        kernel.log.warn("KHO: disabling KHO revival: {}", -static_cast<int>(refusal->error));
+        machine.trace.emit(Layer::kho, "kho.populate",
+                           {{"phys", PhysAddr{data.fdt_addr}}, {"result", -static_cast<i32>(refusal->error)}});
+        machine.referee.handover_refused(refusal->line);
+        return;
+    }
+    scratch = std::move(areas);
+    scratch_array = phys_range(PhysAddr{data.scratch_addr}, data.scratch_size);
+    kernel.memblock.reserve(scratch_array, nid_none, scratch_array_site);
+    kernel.memblock.set_scratch_only(true);
+    in = Incoming{PhysAddr{data.fdt_addr}, data.fdt_size};
+    kernel.log.info("KHO: found kexec handover data. Will skip init for some devices");
+    machine.trace.emit(Layer::kho, "kho.populate", {{"phys", in->fdt}, {"areas", u64{scratch.size()}}, {"result", i32{0}}});
+    machine.referee.scratch_areas(scratch);
+    machine.referee.handover_accepted();
+}
+
+// --- memory_init ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Step 8 of a boot with a handover: everything in the map becomes reserved memory with a marker.
+class MapAdopter {
+public:
+    MapAdopter(Kernel& kernel, const Edition& edition) : kernel_(kernel), edition_(edition) {}
+
+    void adopt(PhysAddr first) {
+        const PhysicalMemory& ram = kernel_.machine.ram;
+        const MapDirectory directory = read_map_directory(ram, edition_, first);
+        const auto damage = MapDecoder(ram, edition_).decode(directory, [this](const BlockRun& run) { take(run); });
+        if (damage) ignore(fmt::format("{} at {:#x}; rest ignored", damage->what, damage->at.raw));
+    }
+
+private:
+    void take(const BlockRun& run) {
+        if (run.order.raw > abi::reservable_order_max) {
+            // The kernel computes the size in an int, which such an order overflows.
+            ignore(fmt::format("size of a block of order {} overflows at {:#x}; not reserved", run.order.raw,
+                               run.begin.phys().raw));
+            return;
+        }
+        if (!in_running_image(kernel_.params, run.frames().phys())) return reserve(run);
+        for (u64 i = 0; i < run.count; ++i) {
+            BlockRun block = run;
+            block.begin = run.begin + (i << run.order.raw);
+            block.count = 1;
+            if (!in_running_image(kernel_.params, block.frames().phys()))
+                reserve(block);
+            else
+                ignore(fmt::format("block of the running image at {:#x}; not reserved", block.begin.phys().raw));
+        }
+    }
+    void reserve(const BlockRun& run) {
+        kernel_.memblock.reserve_noinit(run.frames().phys(), run.order);
+        kernel_.pages.mark_preserved(run.begin, run.count, run.order, edition_.marker(run.order));
+        kernel_.machine.referee.frames_inherited(run.frames());
+        kernel_.machine.trace.range(Layer::kho, "kho.reserve", run.begin, run.order, run.count, "map");
+    }
+    void ignore(const std::string& what) {
+        const std::string line = "KHO: handover map: " + what;
+        if (lines_++ < lines_max) kernel_.log.warn("{}", line);
+        kernel_.machine.referee.handover_damaged(line);
+    }
+
+    static constexpr u32 lines_max = 16;
+    Kernel& kernel_;
+    const Edition& edition_;
+    u32 lines_ = 0;
+};
+
+}  // namespace
+
+void Kho::State::memory_init() {
+    Machine& machine = kernel.machine;
+    if (!in) {
+        if (!enabled) return;
+        const auto reserved = reserve_scratch(kernel, scratch_params);
+        if (!reserved) {
+            if (edition.scratch_failure_warns)
+                kernel.log.warn("KHO: Failed to reserve scratch area, disabling kexec handover");
+            machine.trace.emit(Layer::kho, "kho.scratch_failed", {{"result", -static_cast<i32>(reserved.error())}});
+            enabled = false;
+            return;
+        }
+        scratch = reserved->areas;
+        scratch_array = reserved->array;
+        PhysAddr at = scratch_array.begin;
+        for (const PhysRange& area : scratch) {
+            machine.ram.write(at, abi::kho_scratch{area.begin.raw, area.bytes()});
+            at = at + sizeof(abi::kho_scratch);
+            machine.trace.emit(Layer::kho, "kho.scratch", {{"phys", area.begin}, {"bytes", area.bytes()}});
+        }
+        machine.referee.scratch_areas(scratch);
+        return;
+    }
+
+    for (const PhysRange& area : scratch)
+        if (!area.empty()) kernel.pages.mark_cma(whole_pageblocks(area));
+    const auto tree = incoming_tree();
+    const auto map_at = tree ? tree->property_u64(FdtReader::root, abi::PROP_PRESERVED_MEMORY_MAP) : std::nullopt;
+    if (!map_at) {
+        kernel.log.err("KHO: failed to get preserved memory bitmaps");
+        machine.referee.handover_damaged("KHO: failed to get preserved memory bitmaps");
+    } else if (*map_at) {
+        MapAdopter(kernel, edition).adopt(PhysAddr{*map_at});
+    }
+    if (!restore_block(in->fdt.pfn(), kho_who, FrameClass::overhead))
+        kernel.log.warn("KHO: failed to restore folio for KHO fdt");
+    kernel.memblock.set_scratch_only(false);
+}
+
+// --- late init ------------------------------------------------------------------------------------------------------------
+
+void Kho::State::late_init() {
+    if (!enabled) return;
+    const auto page =
+        kernel.pages.alloc_folio({.order = Order{0}, .site = root_site, .frame_class = FrameClass::kho});
+    if (!page) {
+        // The areas go back to the page allocator for good.
+        for (const PhysRange& area : scratch) {
+            if (area.empty()) continue;
+            if (in)
+                kernel.pages.clear_cma(whole_pageblocks(area));
+            else
+                kernel.pages.release_from_boot({area.begin.pfn(), area.end.pfn()});
+        }
+        scratch.clear();
+        kernel.machine.referee.scratch_areas({});
+        enabled = false;
+        return;
+    }
+    root = page->pfn.phys();
+    if (!in)
+        for (const PhysRange& area : scratch) {
+            if (area.empty()) continue;
+            kernel.pages.mark_cma(whole_pageblocks(area));
+            kernel.pages.release_from_boot({area.begin.pfn(), area.end.pfn()});
+        }
+    publish_debugfs();
+    memblock_late_init();
+}
+
+}  // namespace kexec_sim::kho

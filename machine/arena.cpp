@@ -1,0 +1,67 @@
+#include "machine/arena.hpp"
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include "machine/layout.hpp"
+#include "machine/result.hpp"
+
+namespace kexec_sim {
+namespace {
+
+constexpr std::size_t smallest_block = 32;
+
+/// Size class of a request: blocks of class c hold 2^(c+5) bytes.
+unsigned class_of(std::size_t bytes, std::size_t alignment) {
+    std::size_t need = bytes < smallest_block ? smallest_block : bytes;
+    if (need < alignment) need = alignment;
+    return static_cast<unsigned>(std::bit_width(need - 1)) - 5;
+}
+
+}  // namespace
+
+MachineEntry::Depth MachineEntry::depth;
+
+void MachineEntry::bind(u32* shared_depth) { depth.shared = shared_depth; }
+u32 MachineEntry::shared_depth_value() { return depth.shared ? *depth.shared : depth.local; }
+
+Arena* Arena::create() {
+    void* at = mmap(reinterpret_cast<void*>(arena_base), arena_bytes_max, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (at == MAP_FAILED) {
+        if (errno == EEXIST) throw SimulatorBug("a second machine in one process");
+        throw UserError(fmt::format("kexec-sim: error: cannot map the machine's state: {}", std::strerror(errno)));
+    }
+    Arena* arena = new (at) Arena();
+    arena->next_ = arena_base + align_up(sizeof(Arena), 64);
+    return arena;
+}
+
+void Arena::destroy(Arena* arena) { munmap(static_cast<void*>(arena), arena_bytes_max); }
+
+void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
+    const unsigned size_class = class_of(bytes, alignment);
+    INVARIANT(size_class < classes);
+    ++blocks_live_;
+    if (void* block = free_[size_class]) {
+        std::memcpy(&free_[size_class], block, sizeof(void*));
+        return block;
+    }
+    const u64 block_bytes = u64{1} << (size_class + 5);
+    const u64 at = align_up(next_, alignment < 16 ? 16 : alignment);
+    if (at + block_bytes > arena_base + arena_bytes_max) throw UserError("kexec-sim: error: the machine's state outgrew its arena");
+    next_ = at + block_bytes;
+    return reinterpret_cast<void*>(at);
+}
+
+void Arena::do_deallocate(void* block, std::size_t bytes, std::size_t alignment) {
+    const unsigned size_class = class_of(bytes, alignment);
+    --blocks_live_;
+    std::memcpy(block, &free_[size_class], sizeof(void*));
+    free_[size_class] = block;
+}
+
+}  // namespace kexec_sim

@@ -1,0 +1,33 @@
+#include "machine/clock.hpp"
+
+#include <algorithm>
+
+#include "machine/arena.hpp"
+
+namespace kexec_sim {
+
+void VirtualClock::advance(u64 ns) {
+    const MachineEntry entry;
+    const u64 target = now_ns_ + ns;
+    while (!queue_.empty() && queue_.begin()->first.first <= target) {
+        const auto [when, due] = *queue_.begin();
+        queue_.erase(queue_.begin());
+        now_ns_ = std::max(now_ns_, when.first);
+        due.handler->event_due(now_ns_, due.argument);
+    }
+    now_ns_ = std::max(now_ns_, target);
+}
+
+VirtualClock::Ticket VirtualClock::schedule(u64 at_ns, EventHandler* handler, u64 argument) {
+    const MachineEntry entry;
+    const Ticket ticket{std::max(at_ns, now_ns_), next_sequence_++};
+    queue_.emplace(std::pair{ticket.at_ns, ticket.sequence}, Due{handler, argument});
+    return ticket;
+}
+
+bool VirtualClock::cancel(Ticket ticket) {
+    const MachineEntry entry;
+    return queue_.erase({ticket.at_ns, ticket.sequence}) != 0;
+}
+
+}  // namespace kexec_sim

@@ -1,0 +1,46 @@
+// Virtual time in nanoseconds, and the queue of what is to happen at a later time.
+//
+// Nothing here looks at the host's clock. Time moves only by advance(): the cost model, a step `advance`, a planned
+// delay. Events that fall due on the way are run at their own time, in order of (time, insertion number).
+#pragma once
+
+#include <map>
+#include <memory_resource>
+#include <utility>
+
+#include "machine/types.hpp"
+
+namespace kexec_sim {
+
+/// What happens when an event falls due. Lives in the arena, as the queue does.
+class EventHandler {
+public:
+    virtual void event_due(u64 now_ns, u64 argument) = 0;
+
+protected:
+    ~EventHandler() = default;
+};
+
+class VirtualClock {
+public:
+    explicit VirtualClock(std::pmr::memory_resource* memory) : queue_(memory) {}
+    u64 now_ns() const { return now_ns_; }
+    /// Moves time by `ns`; runs every event that falls due, each at its time. An event may schedule others.
+    void advance(u64 ns);
+    /// Runs `handler` at `at_ns` (now, if that is past). Returns a ticket for cancel().
+    struct Ticket { u64 at_ns, sequence; };
+    Ticket schedule(u64 at_ns, EventHandler* handler, u64 argument);
+    /// False if the event has run or was cancelled already.
+    bool cancel(Ticket ticket);
+    std::size_t events_pending() const { return queue_.size(); }
+    /// A machine that starts from a handover goes on at that time.
+    void start_at(u64 ns) { now_ns_ = ns; }
+
+private:
+    struct Due { EventHandler* handler; u64 argument; };
+    std::pmr::map<std::pair<u64, u64>, Due> queue_;
+    u64 now_ns_ = 0;
+    u64 next_sequence_ = 0;
+};
+
+}  // namespace kexec_sim

@@ -1,0 +1,175 @@
+#include "machine/fault.hpp"
+
+#include <charconv>
+#include <fmt/format.h>
+
+#include "machine/arena.hpp"
+#include "machine/clock.hpp"
+#include "machine/trace.hpp"
+
+namespace kexec_sim {
+namespace {
+
+constexpr FaultPointInfo point_table[] = {
+#define FAULT_POINT(id, name, match, errnos, text) {FaultPoint::id, name, match, errnos, text},
+#include "machine/fault_points.def"
+#undef FAULT_POINT
+};
+
+struct KindName {
+    FaultKind kind;
+    std::string_view name;
+};
+constexpr KindName kind_table[] = {
+    {FaultKind::fail, "fail"}, {FaultKind::panic, "panic"}, {FaultKind::power_loss, "power-loss"},
+    {FaultKind::kill_agent, "kill-agent"}, {FaultKind::delay, "delay"}, {FaultKind::drop, "drop"},
+    {FaultKind::flip, "flip"}, {FaultKind::zero, "zero"}, {FaultKind::truncate, "truncate"},
+    {FaultKind::replace, "replace"}, {FaultKind::misdirect, "misdirect"}, {FaultKind::duplicate, "duplicate"},
+    {FaultKind::skip, "skip"}, {FaultKind::lie, "lie"},
+};
+
+}  // namespace
+
+std::span<const FaultPointInfo> fault_points() { return point_table; }
+const FaultPointInfo& fault_point_info(FaultPoint point) { return point_table[static_cast<std::size_t>(point)]; }
+std::optional<FaultPoint> fault_point_by_name(std::string_view name) {
+    for (const FaultPointInfo& info : point_table)
+        if (info.name == name) return info.id;
+    return std::nullopt;
+}
+
+std::string_view fault_kind_name(FaultKind kind) {
+    for (const KindName& entry : kind_table)
+        if (entry.kind == kind) return entry.name;
+    return "?";
+}
+std::optional<FaultKind> fault_kind_by_name(std::string_view name) {
+    for (const KindName& entry : kind_table)
+        if (entry.name == name) return entry.kind;
+    return std::nullopt;
+}
+bool fault_is_corrupting(FaultKind kind) { return kind >= FaultKind::flip; }
+
+bool glob_matches(std::string_view pattern, std::string_view text) {
+    std::size_t p = 0, t = 0, star = std::string_view::npos, retry = 0;
+    while (t < text.size()) {
+        if (p < pattern.size() && pattern[p] == '*') {
+            star = p++;
+            retry = t;
+        } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+            ++p;
+            ++t;
+        } else if (star != std::string_view::npos) {
+            p = star + 1;
+            t = ++retry;
+        } else {
+            return false;
+        }
+    }
+    while (p < pattern.size() && pattern[p] == '*') ++p;
+    return p == pattern.size();
+}
+
+FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr::memory_resource* memory)
+    : clock_(clock), trace_(trace), plan_(memory), visits_(memory) {}
+
+void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
+    const MachineEntry guard;
+    std::pmr::memory_resource* memory = plan_.get_allocator().resource();
+    plan_.clear();
+    plan_.reserve(plan.size());
+    armed_ = {};
+    for (const PlannedFault& fault : plan) {
+        const FaultAction& action = fault.action;
+        const auto text = [&](std::string_view value) { return std::pmr::string(value, memory); };
+        plan_.push_back({fault.point, text(fault.match), fault.visit,
+                         fault.generation ? i64{*fault.generation} : i64{-1}, action.kind, action.error,
+                         action.delay_ns, action.offset, action.bit, action.length, action.address,
+                         text(action.old_text), text(action.new_text), text(fault.text())});
+        armed_[static_cast<std::size_t>(fault.point)] = true;
+    }
+}
+
+std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::string_view name) {
+    Entry* due = nullptr;
+    {
+        const MachineEntry guard;
+        if (record_visits) {
+            std::pmr::memory_resource* memory = plan_.get_allocator().resource();
+            ++visits_[{point, std::pmr::string(name, memory)}];
+        }
+        for (Entry& entry : plan_) {
+            if (entry.point != point || (entry.generation >= 0 && entry.generation != i64{generation_})) continue;
+            if (!entry.match.empty() && !glob_matches(entry.match, name)) continue;
+            ++entry.visits;
+            if (!due && (entry.visit == 0 || entry.visit == entry.visits)) due = &entry;
+        }
+    }
+    return due ? fire(*due, name) : std::nullopt;
+}
+
+std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view name) {
+    entry.fired = true;
+    trace_.emit(Layer::machine, "fault.fired",
+                {{"plan", std::string_view(entry.text)}, {"name", name}, {"visit", entry.visits}});
+    switch (entry.kind) {
+    case FaultKind::panic: throw KernelPanic(fmt::format("planned fault {}", std::string_view(entry.text)));
+    case FaultKind::power_loss: throw PowerLoss();
+    case FaultKind::kill_agent: agent_kill_ = true; return std::nullopt;
+    case FaultKind::delay: clock_.advance(entry.delay_ns); return std::nullopt;
+    case FaultKind::fail:
+    case FaultKind::drop:
+    case FaultKind::flip:
+    case FaultKind::zero:
+    case FaultKind::truncate:
+    case FaultKind::replace:
+    case FaultKind::misdirect:
+    case FaultKind::duplicate:
+    case FaultKind::skip:
+    case FaultKind::lie: break;
+    }
+    return FaultAction{entry.kind, entry.error, entry.delay_ns, entry.offset, entry.bit, entry.length, entry.address,
+                       std::string(entry.old_text), std::string(entry.new_text)};
+}
+
+std::optional<FaultInjector::Hit> FaultInjector::visit_many(FaultPoint point, std::string_view name, u64 count) {
+    const std::size_t index = static_cast<std::size_t>(point);
+    if (!armed_[index] && !record_visits) return std::nullopt;
+    for (u64 i = 0; i < count; ++i)
+        if (auto action = visit_slow(point, name)) return Hit{i, *action};
+    return std::nullopt;
+}
+
+FaultInjector::Run FaultInjector::check_many(FaultPoint point, std::string_view name, u64 count) {
+    for (u64 good = 0; good < count;) {
+        const auto hit = visit_many(point, name, count - good);
+        if (!hit) break;
+        if (hit->action.kind == FaultKind::fail) return {good + hit->index, hit->action.error};
+        good += hit->index + 1;
+    }
+    return {count, Errno::ok};
+}
+
+std::vector<FaultInjector::Status> FaultInjector::status() const {
+    std::vector<Status> result;
+    for (const Entry& entry : plan_)
+        result.push_back({std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind)});
+    return result;
+}
+bool FaultInjector::any_fired() const {
+    for (const Entry& entry : plan_)
+        if (entry.fired) return true;
+    return false;
+}
+bool FaultInjector::corrupting_fired() const {
+    for (const Entry& entry : plan_)
+        if (entry.fired && fault_is_corrupting(entry.kind)) return true;
+    return false;
+}
+std::vector<FaultInjector::Visits> FaultInjector::visits() const {
+    std::vector<Visits> result;
+    for (const auto& [key, count] : visits_) result.push_back({key.first, std::string(key.second), count});
+    return result;
+}
+
+}  // namespace kexec_sim

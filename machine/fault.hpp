@@ -1,0 +1,144 @@
+// Fault points and the injector.
+//
+// Every place that can fail in reality passes through one call that names the point:
+//
+//     if (auto fault = machine.faults.visit(FaultPoint::mm_folio_alloc, site)) return fail(fault->error);
+//
+// The injector counts the visits of every planned fault by itself and answers with the action that is
+// due. What is the same for every point (panic, power loss, kill-agent, delay) it carries out itself, by throwing or
+// by moving the clock; the caller sees only `fail`, `skip`, `lie`, `drop`, `duplicate` and the
+// corruptions. Exploration reads `visits()`.
+//
+// A plan is data: (point, match, visit, generation, action). Its text form is
+// POINT[MATCH]#VISIT=ACTION(ARGUMENTS), as in `luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory_resource>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "machine/result.hpp"
+#include "machine/types.hpp"
+
+namespace kexec_sim {
+
+enum class FaultPoint : u16 {
+#define FAULT_POINT(id, name, match, errnos, text) id,
+#include "machine/fault_points.def"
+#undef FAULT_POINT
+};
+
+struct FaultPointInfo {
+    FaultPoint id;
+    std::string_view name, match, errnos, description;
+};
+std::span<const FaultPointInfo> fault_points();
+const FaultPointInfo& fault_point_info(FaultPoint point);
+std::optional<FaultPoint> fault_point_by_name(std::string_view name);
+
+enum class FaultKind : u8 {
+    fail, panic, power_loss, kill_agent, delay, drop,             // operational
+    flip, zero, truncate, replace, misdirect, duplicate, skip, lie  // corrupting
+};
+std::string_view fault_kind_name(FaultKind kind);  // "fail", "power-loss", "kill-agent", …
+std::optional<FaultKind> fault_kind_by_name(std::string_view name);
+bool fault_is_corrupting(FaultKind kind);
+
+struct FaultAction {
+    FaultKind kind = FaultKind::fail;
+    Errno error = Errno::ok;   // fail, lie
+    u64 delay_ns = 0;          // delay
+    u64 offset = 0;            // flip, zero
+    u64 bit = 0;               // flip
+    u64 length = 0;            // zero, truncate
+    u64 address = 0;           // misdirect
+    std::string old_text, new_text;  // replace; equal length
+};
+
+struct PlannedFault {
+    FaultPoint point{};
+    std::string match;                     // a glob; empty: any
+    u64 visit = 1;                         // 0: every visit
+    std::optional<Generation> generation;  // `in`
+    FaultAction action;
+    /// The text form, canonical: what messages, JSON and the command line show.
+    std::string text() const;
+};
+/// Parses the text form. The error message says what is wrong, without a position.
+std::expected<PlannedFault, std::string> parse_fault(std::string_view text);
+class TraceRecorder;
+class VirtualClock;
+
+/// `*` any run, `?` any one character.
+bool glob_matches(std::string_view pattern, std::string_view text);
+
+/// Lives in the arena. The plan is copied into it at the start of a run.
+class FaultInjector {
+public:
+    FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr::memory_resource* memory);
+    void set_plan(std::span<const PlannedFault> plan);
+    void set_generation(Generation generation) { generation_ = generation; }
+
+    /// One visit of `point` by `name` (the site, subsystem, … that a match compares with).
+    std::optional<FaultAction> visit(FaultPoint point, std::string_view name = {}) {
+        if (!armed_[static_cast<std::size_t>(point)] && !record_visits) return std::nullopt;
+        return visit_slow(point, name);
+    }
+    /// As `count` visits in a row, but stops at the first that an action is due for and says which
+    /// (from 0); the visits after it have not happened.
+    struct Hit { u64 index; FaultAction action; };
+    std::optional<Hit> visit_many(FaultPoint point, std::string_view name, u64 count);
+    /// visit() for the commonest use: `fail` comes back as the errno; an action that means nothing here is ignored.
+    Result<> check(FaultPoint point, std::string_view name = {}) {
+        if (auto action = visit(point, name); action && action->kind == FaultKind::fail) return fail(action->error);
+        return {};
+    }
+    /// check() for a run of alike visits: how many go well before the first that fails (`count` if none does).
+    struct Run { u64 good; Errno error; };
+    Run check_many(FaultPoint point, std::string_view name, u64 count);
+
+    struct Status { std::string plan; u64 visits; bool fired; bool corrupting; };
+    std::vector<Status> status() const;
+    bool any_fired() const;
+    bool corrupting_fired() const;
+
+    /// `kill-agent` fired: the calling agent dies on its way back to user space. The kernel model takes the flag.
+    bool take_agent_kill() { return std::exchange(agent_kill_, false); }
+
+    /// Visits by point and name over the whole run, for exploration.
+    bool record_visits = false;
+    struct Visits { FaultPoint point; std::string name; u64 count; };
+    std::vector<Visits> visits() const;
+
+private:
+    struct Entry {
+        FaultPoint point;
+        std::pmr::string match;
+        u64 visit;
+        i64 generation;  // -1: any
+        FaultKind kind;
+        Errno error;
+        u64 delay_ns, offset, bit, length, address;
+        std::pmr::string old_text, new_text, text;
+        u64 visits = 0;
+        bool fired = false;
+    };
+    std::optional<FaultAction> visit_slow(FaultPoint point, std::string_view name);
+    std::optional<FaultAction> fire(Entry& entry, std::string_view name);
+
+    VirtualClock& clock_;
+    TraceRecorder& trace_;
+    Generation generation_ = 0;
+    bool agent_kill_ = false;
+    std::array<bool, 256> armed_{};
+    std::pmr::vector<Entry> plan_;
+    std::pmr::map<std::pair<FaultPoint, std::pmr::string>, u64> visits_;
+};
+
+}  // namespace kexec_sim

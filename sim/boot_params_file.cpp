@@ -1,0 +1,191 @@
+#include "sim/boot_params_file.hpp"
+
+#include <cstring>
+#include <fmt/format.h>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace kexec_sim::sim {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+std::string hex(u64 value) { return fmt::format("{:#x}", value); }
+
+/// A number, or a string of one in hex or decimal.
+u64 number(const json& value) {
+    if (value.is_number_unsigned()) return value.get<u64>();
+    const std::string text = value.get<std::string>();
+    std::size_t used = 0;
+    const u64 result = std::stoull(text, &used, 0);
+    if (used != text.size()) throw std::invalid_argument(text);
+    return result;
+}
+
+json bench_json(const BenchObject& object) {
+    return {{"kind", static_cast<u32>(object.kind)}, {"phys", hex(object.phys)}, {"count", object.count},
+            {"order", object.order}, {"bytes", object.bytes}, {"fill_kind", object.fill_kind},
+            {"fill_value", object.fill_value}, {"vmalloc_pages", object.vmalloc_pages},
+            {"vmalloc_flags", object.vmalloc_flags}, {"vmalloc_order", object.vmalloc_order},
+            {"generation", object.generation}, {"preserved", object.preserved}};
+}
+
+BenchObject bench_object(const json& value) {
+    BenchObject object;
+    const u64 kind = number(value.at("kind"));
+    if (kind > static_cast<u64>(BenchObject::Kind::subtree)) throw std::invalid_argument("kind");
+    object.kind = static_cast<BenchObject::Kind>(kind);
+    object.phys = number(value.at("phys"));
+    object.count = number(value.at("count"));
+    object.order = static_cast<u8>(number(value.at("order")));
+    object.bytes = number(value.at("bytes"));
+    object.fill_kind = static_cast<u8>(number(value.at("fill_kind")));
+    object.fill_value = number(value.at("fill_value"));
+    object.vmalloc_pages = static_cast<u32>(number(value.at("vmalloc_pages")));
+    object.vmalloc_flags = static_cast<u16>(number(value.at("vmalloc_flags")));
+    object.vmalloc_order = static_cast<u16>(number(value.at("vmalloc_order")));
+    object.generation = static_cast<Generation>(number(value.at("generation")));
+    object.preserved = value.at("preserved").get<bool>();
+    return object;
+}
+
+json load_json(const std::filesystem::path& path) {
+    std::ifstream in(path);
+    if (!in) throw UserError(fmt::format("kexec-sim: error: {}: cannot be read", path.string()));
+    try {
+        return json::parse(in);
+    } catch (const json::exception& error) {
+        throw UserError(fmt::format("kexec-sim: error: {}: {}", path.string(), error.what()));
+    }
+}
+
+std::vector<std::byte> payload_of(const json& entry) {
+    const u64 words[4] = {number(entry.at("fdt_addr")), number(entry.at("fdt_size")), number(entry.at("scratch_addr")),
+                          number(entry.at("scratch_size"))};
+    std::vector<std::byte> payload(sizeof words);
+    std::memcpy(payload.data(), words, sizeof words);
+    return payload;
+}
+
+void read_ranges(const json& root, BootParamsFile& file) {
+    if (root.contains("memory_map"))
+        for (const json& entry : root.at("memory_map"))
+            file.memory_map.push_back({{PhysAddr{number(entry.at("begin"))}, PhysAddr{number(entry.at("end"))}},
+                                       entry.at("type").get<std::string>() == "ram" ? MemoryType::ram : MemoryType::reserved});
+    if (root.contains("nodes"))
+        for (const json& entry : root.at("nodes"))
+            file.nodes.push_back({Nid{static_cast<i32>(number(entry.at("node")))},
+                                  {PhysAddr{number(entry.at("begin"))}, PhysAddr{number(entry.at("end"))}}});
+    if (root.contains("scratch"))
+        for (const json& entry : root.at("scratch"))
+            file.scratch.push_back(phys_range(PhysAddr{number(entry.at("addr"))}, number(entry.at("size"))));
+    if (root.contains("boot_page"))
+        file.boot_page = phys_range(PhysAddr{number(root.at("boot_page").at("addr"))}, number(root.at("boot_page").at("size")));
+}
+
+void read_instruments(const json& root, BootParamsFile& file) {
+    if (root.contains("node_count")) file.node_count = static_cast<unsigned>(number(root.at("node_count")));
+    if (root.contains("generation")) file.generation = static_cast<Generation>(number(root.at("generation")));
+    if (root.contains("clock")) file.clock_ns = number(root.at("clock"));
+    if (root.contains("blackout_start") && !root.at("blackout_start").is_null())
+        file.blackout_start_ns = number(root.at("blackout_start"));
+    if (root.contains("bench"))
+        for (const auto& [name, object] : root.at("bench").items()) file.bench[name] = bench_object(object);
+    if (root.contains("marks"))
+        for (const auto& [name, frames] : root.at("marks").items()) file.marks[name] = number(frames);
+    if (root.contains("referee")) file.referee = root.at("referee").get<std::string>();
+    if (file.generation == 0) throw std::invalid_argument("generation is 0");
+}
+
+json setup_data_json(const RunState& state, const BootParams& params) {
+    if (!state.handover_passed) return nullptr;
+    for (const SetupData& entry : params.setup_data) {
+        if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() != 32) continue;
+        u64 words[4];
+        std::memcpy(words, entry.payload.data(), sizeof words);
+        return {{"type", SETUP_KEXEC_KHO}, {"fdt_addr", hex(words[0])}, {"fdt_size", hex(words[1])},
+                {"scratch_addr", hex(words[2])}, {"scratch_size", hex(words[3])}};
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+BootParamsFile read_boot_params_file(const std::filesystem::path& path, const std::filesystem::path& image) {
+    std::error_code error;
+    BootParamsFile file;
+    file.image_bytes = std::filesystem::file_size(image, error);
+    if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", image.string(), error.message()));
+    if (image.extension() == ".zst")
+        throw UserError(fmt::format("kexec-sim: error: {}: a compressed image; unpack it first (zstd -d)", image.string()));
+    const json root = load_json(path);
+    try {
+        if (root.contains("setup_data") && !root.at("setup_data").is_null()) file.kho_payload = payload_of(root.at("setup_data"));
+        read_ranges(root, file);
+        read_instruments(root, file);
+    } catch (const std::exception& problem) {
+        throw UserError(fmt::format("kexec-sim: error: {}: not a boot-params file: {}", path.string(), problem.what()));
+    }
+    return file;
+}
+
+void write_boot_params_file(const std::string& path, const Machine& machine, const RunState& state) {
+    const PhysRange page = phys_range(PhysAddr{state.boot_params_begin}, state.boot_params_bytes);
+    const BootParams params = read_boot_params(machine.ram, page);
+    json root;
+    root["format"] = "kexec-sim/boot-params-1";
+    root["setup_data"] = setup_data_json(state, params);
+    json scratch = json::array();
+    if (const json& entry = root["setup_data"]; !entry.is_null()) {
+        const u64 at = number(entry["scratch_addr"]), bytes = number(entry["scratch_size"]);
+        for (u64 offset = 0; offset + 16 <= bytes && machine.ram.contains(PhysAddr{at + offset}, 16); offset += 16)
+            scratch.push_back({{"addr", hex(machine.ram.read<u64>(PhysAddr{at + offset}))},
+                               {"size", hex(machine.ram.read<u64>(PhysAddr{at + offset + 8}))}});
+    }
+    root["scratch"] = scratch;
+    root["command_line"] = params.cmdline;
+    root["memory_map"] = json::array();
+    for (const MemoryMapEntry& entry : machine.memory_map)
+        root["memory_map"].push_back({{"begin", hex(entry.range.begin.raw)}, {"end", hex(entry.range.end.raw)},
+                                      {"type", entry.type == MemoryType::ram ? "ram" : "reserved"}});
+    root["nodes"] = json::array();
+    for (const NodeRange& node : machine.nodes)
+        root["nodes"].push_back({{"node", static_cast<u32>(node.nid.raw)}, {"begin", hex(node.range.begin.raw)},
+                                 {"end", hex(node.range.end.raw)}});
+    root["node_count"] = machine.node_count;
+    root["boot_page"] = {{"addr", hex(page.begin.raw)}, {"size", hex(page.bytes())}};
+    root["kernel_image"] = {{"addr", hex(params.kernel_image.begin.raw)}, {"size", hex(params.kernel_image.bytes())}};
+    root["initrd"] = {{"addr", hex(params.initrd.begin.raw)}, {"size", hex(params.initrd.bytes())}};
+    root["generation"] = machine.generation + 1;
+    root["kernel_index"] = state.next_kernel_index;
+    root["clock"] = machine.clock.now_ns();
+    root["blackout_start"] = state.blackout_running ? json(state.blackout_start_ns) : json(nullptr);
+    root["bench"] = json::object();
+    for (const auto& [name, object] : state.bench) root["bench"][std::string(name)] = bench_json(object);
+    root["marks"] = json::object();
+    for (const auto& [name, frames] : state.marks) root["marks"][std::string(name)] = frames;
+    root["referee"] = machine.referee.save_promises();
+    std::ofstream out(path);
+    out << root.dump(2) << '\n';
+    out.close();
+    if (!out) throw UserError(fmt::format("kexec-sim: error: {}: cannot be written", path));
+}
+
+BootParams boot_params_of(const BootParamsFile& file, Machine& machine, const KexecRequest& request) {
+    if (!file.boot_page.empty()) return read_boot_params(machine.ram, file.boot_page);
+    // A handover that some other loader prepared: the image goes where that loader had to put it, into scratch.
+    BootParams params = firmware_boot(machine, request);
+    if (file.kho_payload) params.setup_data.push_back({SETUP_KEXEC_KHO, *file.kho_payload});
+    return params;
+}
+
+std::set<std::string> bench_names_of(const std::filesystem::path& path) {
+    std::set<std::string> names;
+    const json root = load_json(path);
+    for (const char* member : {"bench", "marks"})
+        if (root.contains(member) && root.at(member).is_object())
+            for (const auto& [name, value] : root.at(member).items()) names.insert(name);
+    return names;
+}
+
+}  // namespace kexec_sim::sim

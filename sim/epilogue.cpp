@@ -1,0 +1,162 @@
+#include "sim/epilogue.hpp"
+
+#include <fmt/format.h>
+
+#include "luo/c_api.hpp"
+#include "sim/steps.hpp"
+#include "sim/supervisor.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+/// An agent that can make calls: the current one, or a new one in place of a dead one.
+Agent& living_agent(KernelInstance& instance) {
+    if (!instance.agent()) {
+        const MachineEntry entry;
+        instance.state.agent.assign("epilogue");
+    }
+    if (!instance.agent()) instance.kernel.vfs.start_agent("epilogue");
+    return *instance.agent();
+}
+
+Result<luo::LuoClient*> client_of(KernelInstance& instance) {
+    Agent& agent = living_agent(instance);
+    luo::LuoClient* client = instance.client();
+    if (client && client->is_open()) return client;
+    auto fresh = std::make_unique<luo::LuoClient>(instance.kernel, agent);
+    TRY(fresh->open());
+    client = fresh.get();
+    instance.clients[std::string(instance.state.agent)] = std::move(fresh);
+    return client;
+}
+
+/// Every living agent's memfds can be written and truncated, where their seals allow it.
+StepResult files_usable(KernelInstance& instance) {
+    for (const auto& [name, agent] : instance.kernel.vfs.agents()) {
+        if (!agent->alive()) continue;
+        for (const i32 fd : agent->open_fds()) {
+            const auto file = agent->get(fd);
+            const auto memfd = file ? std::dynamic_pointer_cast<ShmemFile>(*file) : nullptr;
+            if (!memfd || memfd->hugetlb || memfd->size() == 0) continue;
+            std::byte first{};
+            if (const auto got = memfd->read(0, std::span(&first, 1)); !got)
+                return StepResult::word(errno_name(got.error()), fmt::format("a file of agent '{}' cannot be read", name));
+            if (!(memfd->seals & (F_SEAL_WRITE_BIT | F_SEAL_FUTURE_WRITE_BIT)))
+                if (const auto put = memfd->write(0, std::span(&first, 1)); !put)
+                    return StepResult::word(errno_name(put.error()), fmt::format("a file of agent '{}' cannot be written", name));
+            if (const auto cut = memfd->truncate(memfd->size()); !cut)
+                return StepResult::word(errno_name(cut.error()), fmt::format("a file of agent '{}' cannot be truncated", name));
+        }
+    }
+    return {};
+}
+
+StepResult roll_back(KernelInstance& instance) {
+    living_agent(instance);
+    if (instance.luo && instance.luo->enabled()) {
+        const LuoState state = instance.luo->state();
+        if (state == LuoState::prepared || state == LuoState::frozen) {
+            const auto client = client_of(instance);
+            if (!client) return client.error();
+            if (const auto cancelled = (*client)->set_event(static_cast<u32>(LuoEvent::cancel)); !cancelled)
+                return StepResult::word(errno_name(cancelled.error()), "the cancel failed");
+        }
+        if (const LuoState after = instance.luo->state(); after != LuoState::normal && after != LuoState::updated)
+            return StepResult::mismatch(fmt::format("the state is {}, expected normal", luo_state_name(after)));
+    } else if (instance.kho.finalized()) {
+        if (const auto aborted = instance.kho.abort(); !aborted)
+            return StepResult::word(errno_name(aborted.error()), "the abort failed");
+    }
+    return files_usable(instance);
+}
+
+StepResult prepare_again(KernelInstance& instance) {
+    if (!instance.luo || !instance.luo->enabled()) return instance.kho.enabled() ? StepResult(instance.kho.finalize()) : StepResult{};
+    if (instance.luo->state() == LuoState::updated) return {};
+    const auto client = client_of(instance);
+    if (!client) return client.error();
+    return (*client)->set_event(static_cast<u32>(LuoEvent::prepare));
+}
+
+StepResult kexec_again(KernelInstance& instance) {
+    const u32 last = static_cast<u32>(instance.scenario.kernels.size() - 1);
+    const u32 next = std::min(instance.kernel_index + 1, last);
+    if (!instance.kernel.kexec.image())
+        if (const auto loaded = instance.kernel.kexec.load(kexec_request(instance.scenario, next)); !loaded) return loaded;
+    return run_kexec(instance);
+}
+
+StepResult claim_all(KernelInstance& instance) {
+    if (!instance.luo || !instance.luo->enabled() || instance.luo->state() != LuoState::updated) return {};
+    const auto client = client_of(instance);
+    if (!client) return client.error();
+    for (const Step& step : instance.scenario.steps)
+        if (step.id == StepId::luo_preserve) static_cast<void>((*client)->fd_restore(step.get_u64("token")));
+    return (*client)->set_event(static_cast<u32>(LuoEvent::finish));
+}
+
+}  // namespace
+
+std::string_view epilogue_op_name(EpilogueOp op) {
+    switch (op) {
+    case EpilogueOp::roll_back: return "roll back";
+    case EpilogueOp::prepare_again: return "prepare again";
+    case EpilogueOp::kexec_again: return "kexec again";
+    case EpilogueOp::claim_all: return "retrieve and finish";
+    }
+    return "?";
+}
+
+void execute_epilogue_op(KernelInstance& instance, EpilogueOp op) {
+    luo::enter_kernel(&instance.kernel, &instance.kho, instance.luo.get());
+    StepResult result;
+    try {
+        switch (op) {
+        case EpilogueOp::roll_back: result = roll_back(instance); break;
+        case EpilogueOp::prepare_again: result = prepare_again(instance); break;
+        case EpilogueOp::kexec_again: result = kexec_again(instance); break;
+        case EpilogueOp::claim_all: result = claim_all(instance); break;
+        }
+    } catch (const TaskDeadlock& deadlock) {
+        result = StepResult::word("deadlock", deadlock.what());
+    } catch (const TaskBlocked& blocked) {
+        result = StepResult::word("blocked", blocked.what());
+    }
+    Mailbox& mailbox = instance.state.mailbox;
+    const MachineEntry entry;
+    mailbox.kind = op == EpilogueOp::kexec_again && result.text == "ok" ? OutcomeKind::jump : OutcomeKind::result;
+    mailbox.text.assign(result.text);
+    mailbox.detail.assign(result.detail);
+}
+
+Supervisor::Outcome Supervisor::run_epilogue_op(EpilogueOp op) {
+    machine_.clock.advance(step_cost_ns);
+    machine_.trace.emit(Layer::sim, "epilogue", {{"part", epilogue_op_name(op)}}, Phase::begin);
+    host_->run_epilogue_op(static_cast<u32>(op));
+    const Outcome outcome = take_outcome();
+    machine_.trace.emit(Layer::sim, "epilogue",
+                        {{"part", epilogue_op_name(op)}, {"result", outcome.text}, {"detail", outcome.detail}}, Phase::end);
+    drain();
+    return outcome;
+}
+
+void Supervisor::run_epilogue() {
+    in_epilogue_ = true;
+    const Generation first = machine_.generation;
+    const auto part = [&](EpilogueOp op) {
+        if (ended_ || !alive_) return false;
+        const Outcome outcome = run_epilogue_op(op);
+        if (outcome.text == "ok") return true;
+        fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text, outcome.detail.empty() ? "" : ": ",
+                         outcome.detail));
+        return false;
+    };
+    if (first == 0) {
+        if (part(EpilogueOp::roll_back) && part(EpilogueOp::prepare_again) && part(EpilogueOp::kexec_again))
+            part(EpilogueOp::claim_all);
+    } else {
+        part(EpilogueOp::claim_all);
+    }
+}
+
+}  // namespace kexec_sim::sim

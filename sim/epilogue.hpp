@@ -1,0 +1,39 @@
+// Where a run with an unplanned fault leaves the script.
+//
+// An unmet `expect` is no failure under such a fault. The first step whose result differs from the fault-free run ends the script; the
+// epilogue (Supervisor::run_epilogue) runs in place of the rest.
+#pragma once
+
+#include "sim/runner.hpp"
+
+namespace kexec_sim::sim {
+
+class EpilogueGate {
+public:
+    /// The steps of the fault-free run, in the order in which they ran.
+    void set_baseline(const RunResult& baseline) {
+        baseline_ = baseline.executed;
+        armed_ = true;
+    }
+    bool under_faults() const { return armed_; }
+    /// `visit`: how many steps ran before this one.
+    bool diverges(std::size_t visit, const StepRecord& record) const {
+        return armed_ && (visit >= baseline_.size() || baseline_[visit] != record.result);
+    }
+
+private:
+    std::vector<std::string> baseline_;
+    bool armed_ = false;
+};
+
+/// The parts of the epilogue, run in the kernel's process.
+enum class EpilogueOp : u32 {
+    roll_back,      // cancel or abort; the state is normal, every living agent's files can be written and truncated
+    prepare_again,  // luo.prepare, or kho.finalize
+    kexec_again,
+    claim_all,      // retrieve what is left of the scenario's tokens, then finish
+};
+std::string_view epilogue_op_name(EpilogueOp op);
+void execute_epilogue_op(KernelInstance& instance, EpilogueOp op);
+
+}  // namespace kexec_sim::sim

@@ -1,0 +1,93 @@
+#include "sim/runner.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/format.h>
+
+#include "sim/boot_params_file.hpp"
+#include "sim/epilogue.hpp"
+#include "sim/judge.hpp"
+#include "sim/steps.hpp"
+#include "sim/supervisor.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+MachineConfig machine_config(const Scenario& scenario, const RunOptions& options, const BootParamsFile* file) {
+    MachineConfig config;
+    config.seed = scenario.seed;
+    config.ram_file = options.ram_file;
+    config.node_bytes = scenario.machine.node_bytes;
+    if (file) {
+        config.memory_map = file->memory_map;
+        config.nodes = file->nodes;
+        config.node_count = file->node_count;
+        if (config.memory_map.empty()) config.node_bytes = {file->image_bytes};
+    }
+    return config;
+}
+
+/// Runs the program of the scenario; stops at the first step that ends it.
+void run_program(Supervisor& supervisor, const Scenario& scenario, const EpilogueGate& gate) {
+    std::vector<u64> rounds_left(scenario.program.size());
+    std::size_t visit = 0;
+    for (std::size_t at = 0; at < scenario.program.size() && !supervisor.ended(); ++at) {
+        const ProgramOp& op = scenario.program[at];
+        switch (op.kind) {
+        case ProgramOp::Kind::step: {
+            const StepRecord& record = supervisor.run_step(scenario.steps[op.step]);
+            if (gate.diverges(visit++, record)) {
+                supervisor.run_epilogue();
+                return;
+            }
+            break;
+        }
+        case ProgramOp::Kind::repeat_begin:
+            rounds_left[at] = op.times;
+            if (op.times == 0) at = op.partner;
+            break;
+        case ProgramOp::Kind::repeat_end:
+            if (--rounds_left[op.partner] != 0) at = op.partner;
+            break;
+        }
+    }
+}
+
+}  // namespace
+
+RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
+    EpilogueGate gate;
+    if (!options.faults.empty()) {
+        // What a run without the unplanned faults does, to see where this one leaves it.
+        RunOptions plain;
+        plain.isolation = options.isolation;
+        plain.modules = options.modules;
+        plain.max_time_ns = options.max_time_ns;
+        gate.set_baseline(run_scenario(scenario, plain));
+    }
+    std::optional<BootParamsFile> file;
+    if (scenario.machine.from_handover()) file = read_boot_params_file(scenario.machine.boot_params, scenario.machine.image);
+    const MachineHandle machine = make_machine(machine_config(scenario, options, file ? &*file : nullptr));
+    if (const char* muted = std::getenv("KEXEC_SIM_MUTE"))
+        if (const auto id = invariant_by_name(muted)) machine->referee.mute(*id);
+
+    std::vector<PlannedFault> plan = scenario.faults;
+    plan.insert(plan.end(), options.faults.begin(), options.faults.end());
+    machine->faults.set_plan(plan);
+    machine->faults.record_visits = options.record_visits;
+
+    Scenario own = scenario;
+    for (const std::string& module : options.modules) own.modules.emplace_back(module);
+    Supervisor supervisor(*machine, own, options);
+    supervisor.begin();
+    if (file) {
+        machine->ram.load_image(scenario.machine.image.string());
+        supervisor.power_on_from(*file);
+    } else {
+        supervisor.power_on();
+    }
+    run_program(supervisor, own, gate);
+    return supervisor.finish(gate.under_faults());
+}
+
+}  // namespace kexec_sim::sim

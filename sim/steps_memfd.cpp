@@ -1,0 +1,171 @@
+// memfd.*: system calls of the current agent on its memfds.
+#include <algorithm>
+#include <cstring>
+#include <fmt/format.h>
+
+#include "sim/steps.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+constexpr u64 chunk_bytes = MiB;
+
+constexpr struct { std::string_view name; u32 bit; } seal_table[] = {
+    {"seal", F_SEAL_SEAL_BIT}, {"shrink", F_SEAL_SHRINK_BIT}, {"grow", F_SEAL_GROW_BIT}, {"write", F_SEAL_WRITE_BIT},
+    {"future_write", F_SEAL_FUTURE_WRITE_BIT}, {"exec", F_SEAL_EXEC_BIT},
+};
+
+u32 seal_bits(const std::vector<std::string>& names) {
+    u32 bits = 0;
+    for (const std::string& name : names)
+        for (const auto& seal : seal_table)
+            if (seal.name == name) bits |= seal.bit;
+    return bits;
+}
+std::string seal_names(u32 bits) {
+    std::string text;
+    for (const auto& seal : seal_table)
+        if (bits & seal.bit) text += fmt::format("{}{}", text.empty() ? "" : " ", seal.name);
+    return text.empty() ? "none" : text;
+}
+
+Result<std::shared_ptr<ShmemFile>> file_of(KernelInstance& instance, std::string_view name) {
+    Agent* agent = instance.agent();
+    const FileRef file = TRY(agent->get(instance.fd(name)));
+    auto memfd = std::dynamic_pointer_cast<ShmemFile>(file);
+    if (!memfd) return fail(Errno::einval);
+    return memfd;
+}
+
+/// The bytes of a write or the bytes expected by a read: a text, or a fill of the whole object.
+struct Content {
+    const Fill& fill;
+    u64 offset, length;
+    void bytes(u64 done, std::span<std::byte> into) const {
+        const u64 at = fill.kind == Fill::Kind::text ? done : offset + done;
+        fill.write(at, std::span(reinterpret_cast<u8*>(into.data()), into.size()));
+    }
+};
+Content content_of(const Step& step, u64 file_size) {
+    static const Fill zeros{};
+    const u64 offset = step.find_u64("offset").value_or(0);
+    if (const FieldValue* text = step.find("text")) return {text->fill, offset, text->fill.text.size()};
+    const Fill& fill = step.has("fill") ? step.get_fill("fill") : zeros;
+    const u64 rest = file_size > offset ? file_size - offset : 0;
+    return {fill, offset, step.find_u64("length").value_or(rest)};
+}
+
+Result<u64> write_content(ShmemFile& file, const Content& content) {
+    std::vector<std::byte> buffer(std::min(chunk_bytes, content.length));
+    u64 done = 0;
+    while (done < content.length) {
+        const u64 count = std::min(chunk_bytes, content.length - done);
+        content.bytes(done, std::span(buffer).first(count));
+        const auto written = file.write(content.offset + done, std::span(buffer).first(count));
+        if (!written) {
+            if (done) return done;
+            return fail(written.error());
+        }
+        done += *written;
+        if (*written < count) break;
+    }
+    return done;
+}
+
+StepResult create(KernelInstance& instance, const Step& step) {
+    MemfdFlags flags;
+    if (step.has("flags"))
+        for (const std::string& flag : step.get_list("flags")) {
+            if (flag == "cloexec") flags.cloexec = true;
+            if (flag == "allow_sealing") flags.allow_sealing = true;
+            if (flag == "hugetlb") flags.hugetlb = true;
+            if (flag == "noexec_seal") flags.noexec_seal = true;
+            if (flag == "exec") flags.exec = true;
+        }
+    const auto file = memfd_create_file(instance.kernel, step.get_name("name"), step.get_u64("size"), flags);
+    if (!file) return file.error();
+    if (step.has("fill") && step.get_fill("fill").kind != Fill::Kind::zero && !flags.hugetlb) {
+        const Content content{step.get_fill("fill"), 0, step.get_u64("size")};
+        const auto written = write_content(**file, content);
+        if (!written) return written.error();
+        if (*written != content.length) return Errno::enomem;
+    }
+    const auto fd = instance.agent()->install(*file, flags.cloexec);
+    if (!fd) return fd.error();
+    instance.bind_fd(step.get_name("name"), *fd);
+    return {};
+}
+
+StepResult write(ShmemFile& file, const Step& step) {
+    const Content content = content_of(step, file.size());
+    const auto written = write_content(file, content);
+    if (!written) return written.error();
+    const u64 expected = step.find_u64("written").value_or(content.length);
+    if (*written != expected)
+        return StepResult::mismatch(fmt::format("{} of {} bytes written, expected {}", *written, content.length, expected));
+    return {};
+}
+
+StepResult verify(const ShmemFile& file, const Step& step) {
+    const Content content = content_of(step, file.size());
+    const bool compares = step.has("fill") || step.has("text");
+    std::vector<std::byte> found(std::min(chunk_bytes, content.length)), wanted(found.size());
+    for (u64 done = 0; done < content.length;) {
+        const u64 count = std::min(chunk_bytes, content.length - done);
+        const auto got = file.read(content.offset + done, std::span(found).first(count));
+        if (!got) return got.error();
+        if (!compares) {
+            done += count;
+            continue;
+        }
+        content.bytes(done, std::span(wanted).first(count));
+        if (*got < count)
+            return StepResult::mismatch(fmt::format("the file ends at {:#x}, expected bytes up to {:#x}",
+                                                    content.offset + done + *got, content.offset + content.length));
+        for (u64 i = 0; std::memcmp(found.data(), wanted.data(), count) != 0 && i < count; ++i)
+            if (found[i] != wanted[i])
+                return StepResult::mismatch(difference_text(content.offset + done + i, static_cast<u8>(found[i]),
+                                                            static_cast<u8>(wanted[i])));
+        done += count;
+    }
+    return {};
+}
+
+StepResult stat(const ShmemFile& file, const Step& step) {
+    const auto differs = [](std::string_view what, u64 found, u64 wanted) {
+        return StepResult::mismatch(fmt::format("{} is {}, expected {}", what, found, wanted));
+    };
+    if (const auto size = step.find_u64("size"); size && *size != file.size()) return differs("size", file.size(), *size);
+    if (const auto pos = step.find_u64("pos"); pos && *pos != file.pos) return differs("pos", file.pos, *pos);
+    if (const auto allocated = step.find_u64("allocated"); allocated && *allocated != file.allocated_bytes())
+        return differs("allocated", file.allocated_bytes(), *allocated);
+    if (step.has("seals") && seal_bits(step.get_list("seals")) != file.seals)
+        return StepResult::mismatch(fmt::format("seals are {}, expected {}", seal_names(file.seals),
+                                                seal_names(seal_bits(step.get_list("seals")))));
+    return {};
+}
+
+}  // namespace
+
+StepResult run_memfd_step(KernelInstance& instance, const Step& step) {
+    if (step.id == StepId::memfd_create) return create(instance, step);
+    if (step.id == StepId::memfd_close) {
+        const i32 fd = instance.fd(step.get_name("fd"));
+        instance.forget_fd(step.get_name("fd"));
+        return instance.agent()->close(fd);
+    }
+    const auto found = file_of(instance, step.get_name("fd"));
+    if (!found) return found.error();
+    ShmemFile& file = **found;
+    if (step.id == StepId::memfd_write) return write(file, step);
+    if (step.id == StepId::memfd_verify || step.id == StepId::memfd_read) return verify(file, step);
+    if (step.id == StepId::memfd_truncate) return file.truncate(step.get_u64("size"));
+    if (step.id == StepId::memfd_seal) return file.add_seals(seal_bits(step.get_list("seals")));
+    if (step.id == StepId::memfd_punch) return file.punch_hole(step.get_u64("offset"), step.get_u64("length"));
+    if (step.id == StepId::memfd_stat) return stat(file, step);
+    INVARIANT(step.id == StepId::memfd_seek);
+    file.pos = step.get_u64("to");
+    return {};
+}
+
+}  // namespace kexec_sim::sim

@@ -1,0 +1,68 @@
+// The supervisor of one run: which kernel runs, how each one ended, what the steps gave.
+#pragma once
+
+#include <deque>
+
+#include "sim/boot_params_file.hpp"
+#include "sim/epilogue.hpp"
+#include "sim/runner.hpp"
+
+namespace kexec_sim::sim {
+
+class Supervisor {
+public:
+    Supervisor(Machine& machine, const Scenario& scenario, const RunOptions& options);
+    ~Supervisor();
+
+    void begin();
+    void power_on();                                   // cold boot of the first kernel
+    void power_on_from(const BootParamsFile& file);    // the first kernel finds a handover
+    const StepRecord& run_step(const Step& step);
+    /// What comes in place of the rest of the script after an unplanned fault.
+    void run_epilogue();
+    /// No further step runs: a failure, the requested jump, an interruption.
+    bool ended() const { return ended_; }
+    RunResult finish(bool under_faults);
+
+private:
+    struct Outcome { std::string text, detail; };
+    Outcome dispatch(const Step& step);
+    Outcome in_supervisor(const Step& step);
+    Outcome in_kernel(const Step& step);
+    Outcome jump();
+    Outcome reset(bool cold);
+    Outcome crash_kernel();
+    Outcome boot(const BootRequest& request);
+    Outcome take_outcome();
+    Outcome run_epilogue_op(EpilogueOp op);
+    void kernel_dies(KernelEnd end, const std::string& reason);
+    void end_kernel(KernelEnd end);
+    void notice_silent_death();
+    void stop_here();
+    void fail(std::string text);
+    void drain();
+    void judge(RunResult& result);
+
+    Machine& machine_;
+    const Scenario& scenario_;
+    const RunOptions& options_;
+    RunState* state_;
+    std::unique_ptr<KernelHost> host_;
+    RunResult result_;
+    StepRecord last_;
+    bool alive_ = false;
+    bool booted_once_ = false;
+    bool ended_ = false;
+    bool failed_step_ = false;
+    u32 kernel_index_ = 0;
+    bool in_epilogue_ = false;
+};
+
+/// expect.* and mark, which need no kernel.
+struct CheckContext {
+    Machine& machine;
+    RunState& state;
+    const std::vector<std::pair<Generation, std::string>>& log;
+};
+
+}  // namespace kexec_sim::sim
