@@ -13,7 +13,7 @@ struct BootPage {
     u64 setup_data;                   // physical address of the first entry, 0: none
     u64 initrd_begin, initrd_end;
     u64 kernel_begin, kernel_end;
-    u64 entries;                      // of the memory map, which follows
+    u64 entries;  // of the memory map, which follows
 };
 static_assert(sizeof(BootPage) == 72);
 
@@ -47,8 +47,7 @@ public:
         return at;
     }
     void align() { bytes_.resize(align_up(bytes_.size(), part_align)); }
-    template <typename T>
-    void put(u64 offset, const T& value) {
+    template <typename T> void put(u64 offset, const T& value) {
         std::memcpy(bytes_.data() + offset, &value, sizeof value);
     }
     bool fits() const { return bytes_.size() <= where_.bytes(); }

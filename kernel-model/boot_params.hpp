@@ -1,10 +1,11 @@
 // What a kernel gets from its predecessor or from the firmware: nothing else crosses a kexec but RAM and devices.
 //
 // On x86 the boot parameters are a page of RAM (the "zero page") with the command line's address, the memory map and a
-// list of setup_data entries. BootParams is that page decoded; write_boot_params() puts it into RAM, read_boot_params() takes it out again,
-// and a kernel boots from what was read.
+// list of setup_data entries. BootParams is that page decoded; write_boot_params() puts it into RAM, read_boot_params()
+// takes it out again, and a kernel boots from what was read.
 //
-//   boot page:  0 magic | 8 cmdline phys, bytes | 24 first setup_data | 32 initrd | 48 kernel | 64 entries | 72 {begin,end,type}…
+//   boot page:  0 magic | 8 cmdline phys, bytes | 24 first setup_data | 32 initrd begin, end | 48 kernel begin, end |
+//               64 entries | 72 {begin, end, type}…
 //   setup_data: 0 next | 8 u32 type | 12 u32 len | payload
 //
 // The page is followed by the command line and the setup_data entries, each at a multiple of 16 bytes:
@@ -15,8 +16,8 @@
 // Reading does not trust what it reads, since anything may have happened to that memory: without the magic there are no
 // parameters at all, counts and lengths are limited, an address that is not RAM ends the list it is in.
 //
-// Simplified: x86 has the memory map as 20-byte entries at offset 0x2d0 and no address of the kernel image, which knows where it
-// runs.
+// Simplified: x86 has the memory map as 20-byte entries at offset 0x2d0, and no address of the image, which knows
+// where it runs.
 #pragma once
 
 #include <optional>

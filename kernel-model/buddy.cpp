@@ -15,8 +15,7 @@ unsigned fitting_order(u64 begin, u64 end) {
     return std::min({by_size, by_place, unsigned{max_page_order}});
 }
 
-template <std::size_t... I>
-std::array<FreeBlocks, sizeof...(I)> lists_of_all_orders(std::index_sequence<I...>) {
+template <std::size_t... I> std::array<FreeBlocks, sizeof...(I)> lists_of_all_orders(std::index_sequence<I...>) {
     return {FreeBlocks(Order{static_cast<unsigned>(I)})...};
 }
 auto empty_lists() { return lists_of_all_orders(std::make_index_sequence<max_page_order + 1>()); }
@@ -72,7 +71,8 @@ void Buddy::remove(PfnRange frames, MigrateType type) {
         const u64 begin = block->pfn.raw, pages = block->order.pages();
         u64 blocks = 1;
         if (block->order.raw == max_page_order)
-            blocks = std::min(list(type, max_page_order).row_from(block->pfn), (frames.end.raw - begin + pages - 1) / pages);
+            blocks = std::min(list(type, max_page_order).row_from(block->pfn),
+                              (frames.end.raw - begin + pages - 1) / pages);
         const u64 end = begin + blocks * pages;
         list(type, block->order.raw).remove(block->pfn, blocks);
         put_back(begin, at, type);

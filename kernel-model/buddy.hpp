@@ -1,18 +1,21 @@
 // The buddy system of one node.
 //
-// Problem: hand out 2^order frames in a row, aligned to their size, and put freed ones together again. A block of order k has
-// one buddy, the block whose number differs in bit k only; two free buddies become one block of order k + 1.
+// Problem: hand out 2^order frames in a row, aligned to their size, and put freed ones together again. A block of
+// order k has one buddy, the block whose number differs in bit k only; two free buddies become one block of order k +
+// 1.
 //
 //   order 2    |        0        |                take order 0:  0 is split, 1 and 2 go to the lists
 //   order 1    |   0    |   2    |
 //   order 0    | 0 | 1  | 2 | 3  |                give 0 back:   0+1, then 0+2 are put together
 //
-// Free blocks are kept by migrate type as well: a block is on the list of the type that its pageblocks have (2 MiB each), and
-// buddies of different types stay apart. Blocks are taken from the smallest order that is large enough, lowest address first.
+// Free blocks are kept by migrate type as well: a block is on the list of the type that its pageblocks have (2 MiB
+// each), and buddies of different types stay apart. Blocks are taken from the smallest order that is large enough,
+// lowest address first.
 //
-// B1  a frame is on at most one list, in one block.  B2  two free buddies of one type are never both on a list below order 10.
-// B3  `free` is the number of frames on the lists.  Cost: O(orders × log) a call; rows of order-10 blocks count as one.
-// Source: Linux 6.16, mm/page_alloc.c. Simplified: one zone a node, no per-cpu lists, lowest address instead of last freed.
+// B1  a frame is on at most one list, in one block.  B2  two free buddies of one type are never both on a list below
+// order 10. B3  `free` is the number of frames on the lists.  Cost: O(orders × log) a call; rows of order-10 blocks
+// count as one. Source: Linux 6.16, mm/page_alloc.c. Simplified: one zone a node, no per-cpu lists, lowest address
+// instead of last freed.
 #pragma once
 
 #include <array>
@@ -53,7 +56,9 @@ public:
 
 private:
     FreeBlocks& list(MigrateType type, unsigned order) { return lists_[static_cast<std::size_t>(type)][order]; }
-    const FreeBlocks& list(MigrateType type, unsigned order) const { return lists_[static_cast<std::size_t>(type)][order]; }
+    const FreeBlocks& list(MigrateType type, unsigned order) const {
+        return lists_[static_cast<std::size_t>(type)][order];
+    }
     void insert_block(u64 pfn, unsigned order, MigrateType type);
     void put_back(u64 begin, u64 end, MigrateType type);
 

@@ -42,8 +42,13 @@ void FreeBlocks::flip_bit(u64 begin, bool set) {
     auto section = sections_.lower_bound(begin >> section_shift);
     if (section == sections_.end() || section->first != begin >> section_shift) {
         INVARIANT(set);
-        section = sections_.emplace_hint(section, begin >> section_shift, Section{});
-        section->second.words.resize(std::max<u64>((section_pages >> order_.raw) / 64, 1));
+        if (spare_) {
+            spare_.key() = begin >> section_shift;
+            section = sections_.insert(section, std::move(spare_));
+        } else {
+            section = sections_.emplace_hint(section, begin >> section_shift, Section{});
+            section->second.words.resize(std::max<u64>((section_pages >> order_.raw) / 64, 1));
+        }
     }
     Section& part = section->second;
     const u64 bit = (begin & (section_pages - 1)) >> order_.raw;
@@ -52,10 +57,10 @@ void FreeBlocks::flip_bit(u64 begin, bool set) {
     INVARIANT(((word & mask) != 0) != set);
     word ^= mask;
     if (set) {
+        part.first_word = part.blocks ? std::min(part.first_word, bit >> 6) : bit >> 6;
         ++part.blocks;
-        part.first_word = std::min(part.first_word, bit >> 6);
     } else if (--part.blocks == 0) {
-        sections_.erase(section);
+        spare_ = sections_.extract(section);
     } else {
         while (part.words[part.first_word] == 0) ++part.first_word;
     }

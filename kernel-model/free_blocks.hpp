@@ -1,13 +1,14 @@
 // One free list of the buddy allocator: the free blocks of one order and one migrate type on one node.
 //
-// A kernel links free pages through their `struct page`. Here the list must answer other questions as well (is this buddy free?
-// which free block is the lowest?) and must cost nothing for terabytes of free memory. Two forms, by order:
+// A kernel links free pages through their `struct page`. Here the list must answer other questions as well (is this
+// buddy free? which free block is the lowest?) and must cost nothing for terabytes of free memory. Two forms, by
+// order:
 //
 //   order 10    map  block begin -> number of blocks in a row       |0x400 × 262143|
 //   below       one bit a block, by section of 128 MiB              section 3: |0000 0100|1000 0000|…
 //
-// Blocks of the highest order are never merged and come in long rows; of a lower order at most two blocks are neighbours
-// (two buddies would have merged), so rows would be of no use there.
+// Blocks of the highest order are never merged and come in long rows; of a lower order at most two blocks are
+// neighbours (two buddies would have merged), so rows would be of no use there.
 //
 // Cost: O(log rows) or O(log sections) a call. Unit: frames in, frames out; blocks are aligned to their size.
 #pragma once
@@ -52,6 +53,9 @@ private:
     u64 blocks_ = 0;
     std::map<u64, u64> rows_;          // frame -> blocks
     std::map<u64, Section> sections_;  // number of the section; none is empty
+    /// The section that became empty last, all zero, for the next that is needed: a list that holds one block now and
+    /// then would allocate and clear one each time.
+    std::map<u64, Section>::node_type spare_;
 };
 
 }  // namespace kexec_sim

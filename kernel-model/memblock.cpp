@@ -3,6 +3,25 @@
 #include <algorithm>
 
 namespace kexec_sim {
+namespace {
+
+constexpr std::string_view preserved_site = "preserved";
+
+/// Puts regions in order and makes one of those that are alike and touch (B2).
+void join(std::vector<MemblockRegion>& regions) {
+    std::sort(regions.begin(), regions.end(),
+              [](const MemblockRegion& a, const MemblockRegion& b) { return a.range < b.range; });
+    std::vector<MemblockRegion> joined;
+    for (const MemblockRegion& region : regions) {
+        if (!joined.empty() && joined.back().range.end == region.range.begin && joined.back().alike(region))
+            joined.back().range.end = region.range.end;
+        else
+            joined.push_back(region);
+    }
+    regions = std::move(joined);
+}
+
+}  // namespace
 
 Memblock::Memblock(Machine& machine) : machine_(machine) {}
 
@@ -16,20 +35,6 @@ void Memblock::split_memory(PhysAddr at) {
     MemblockRegion upper = *region;
     region->range.end = upper.range.begin = at;
     memory_.insert(region + 1, upper);
-}
-
-/// Puts the regions in order and makes one of those that are alike and touch (B2).
-void Memblock::join_memory() {
-    std::sort(memory_.begin(), memory_.end(),
-              [](const MemblockRegion& a, const MemblockRegion& b) { return a.range < b.range; });
-    std::vector<MemblockRegion> joined;
-    for (const MemblockRegion& region : memory_) {
-        if (!joined.empty() && joined.back().range.end == region.range.begin && joined.back().alike(region))
-            joined.back().range.end = region.range.end;
-        else
-            joined.push_back(region);
-    }
-    memory_ = std::move(joined);
 }
 
 void Memblock::add(PhysRange range, Nid nid) {
@@ -49,7 +54,7 @@ void Memblock::add(PhysRange range, Nid nid) {
     }
     gap_until(range.end);
     memory_.insert(memory_.end(), fresh.begin(), fresh.end());
-    join_memory();
+    join(memory_);
 }
 
 void Memblock::flag_scratch(PhysRange range, bool scratch) {
@@ -57,19 +62,21 @@ void Memblock::flag_scratch(PhysRange range, bool scratch) {
     split_memory(range.end);
     for (MemblockRegion& region : memory_)
         if (range.contains(region.range)) region.scratch = scratch;
-    join_memory();
+    join(memory_);
 }
 
 Result<> Memblock::mark_scratch(PhysRange range) {
     const auto inside = [&](const MemblockRegion& region) { return region.range.overlaps(range); };
-    if (range.empty() || std::none_of(memory_.begin(), memory_.end(), inside)) return fail(Errno::einval);  // no RAM there
+    if (range.empty() || std::none_of(memory_.begin(), memory_.end(), inside))
+        return fail(Errno::einval);  // no RAM there
     flag_scratch(range, true);
     return {};
 }
 
 Result<> Memblock::clear_scratch(PhysRange range) {
     const auto inside = [&](const MemblockRegion& region) { return region.range.overlaps(range); };
-    if (range.empty() || std::none_of(memory_.begin(), memory_.end(), inside)) return fail(Errno::einval);  // no RAM there
+    if (range.empty() || std::none_of(memory_.begin(), memory_.end(), inside))
+        return fail(Errno::einval);  // no RAM there
     flag_scratch(range, false);
     return {};
 }
@@ -95,9 +102,62 @@ Memblock::Regions::const_iterator Memblock::first_ending_after(u64 phys) const {
     return region;
 }
 
+/// First frame of a scattered block in the range, or its end.
+Pfn Memblock::next_scattered(PfnRange frames) const {
+    for (const auto& [order, set] : scattered_) frames.end = set.next_member(frames);
+    return frames.end;
+}
+
+std::optional<Pfn> Memblock::last_scattered(PfnRange frames) const {
+    std::optional<Pfn> last;
+    for (const auto& [order, set] : scattered_) last = std::max(last, set.last_member(frames));
+    return last;
+}
+
+/// Where the run of scattered blocks with `member` in it ends.
+Pfn Memblock::end_of_scattered(Pfn member, Pfn end) const {
+    for (Pfn at = member;;) {
+        Pfn next = at;
+        for (const auto& [order, set] : scattered_) next = set.next_gap({next, end});
+        if (next == at || next == end) return next;
+        at = next;
+    }
+}
+
+/// Makes regions of the scattered blocks in the range, for what needs to see or change them one by one.
+void Memblock::gather(PhysRange range) {
+    PfnRange frames{range.begin.pfn(), PhysAddr{align_up(range.end.raw, page_bytes)}.pfn()};
+    for (auto& [order, set] : scattered_)
+        for (Pfn at = set.next_member(frames); at < frames.end; at = set.next_member({at, frames.end})) {
+            const PfnRange run{at, set.next_gap({at, frames.end})};
+            set.erase(run);
+            place({.range = run.phys(), .no_init = true, .order = order, .site = preserved_site});
+            at = run.end;
+        }
+}
+
+/// A short run of blocks where nothing is reserved yet. False: it is not short, or something is.
+bool Memblock::scatter(PhysRange range, Order order) {
+    constexpr u64 scattered_pages_max = 64;
+    const PfnRange frames{range.begin.pfn(), range.end.pfn()};
+    if (frames.pages() > scattered_pages_max || !range.begin.page_aligned() || !range.end.page_aligned())
+        return false;
+    if (!known_gap_.contains(range)) {
+        const auto next = first_ending_after(range.begin.raw);
+        known_gap_ = {next == reserved_.begin() ? PhysAddr{0} : std::prev(next)->second.range.end,
+                      next == reserved_.end() ? PhysAddr{~u64{0}} : next->second.range.begin};
+        if (!known_gap_.contains(range)) return false;
+    }
+    if (next_scattered(frames) != frames.end) return false;
+    scattered_[order].insert(frames);
+    reserved_list_valid_ = false;
+    return true;
+}
+
 /// Adds a region where nothing is reserved, joined with the neighbours that are alike (B2).
 void Memblock::place(const MemblockRegion& region) {
     reserved_list_valid_ = false;
+    known_gap_ = {};
     const auto next = reserved_.lower_bound(region.range.begin.raw);
     auto at = reserved_.end();
     if (next != reserved_.begin()) {
@@ -115,6 +175,7 @@ void Memblock::place(const MemblockRegion& region) {
 }
 
 void Memblock::reserve(PhysRange range, Nid nid, std::string_view site, bool kern) {
+    gather(range);
     MemblockRegion region{.range = range, .nid = nid, .kern = kern, .order = Order{}, .site = site};
     for (PhysAddr at = range.begin; at < range.end;) {
         const auto next = first_ending_after(at.raw);
@@ -127,7 +188,9 @@ void Memblock::reserve(PhysRange range, Nid nid, std::string_view site, bool ker
 }
 
 void Memblock::reserve_noinit(PhysRange range, Order order) {
-    MemblockRegion region{.range = range, .no_init = true, .order = order, .site = "preserved"};
+    if (scatter(range, order)) return;
+    gather(range);
+    MemblockRegion region{.range = range, .no_init = true, .order = order, .site = preserved_site};
     for (PhysAddr at = range.begin; at < range.end;) {
         const auto next = first_ending_after(at.raw);
         if (next == reserved_.end() || next->second.range.begin >= range.end) {
@@ -172,6 +235,7 @@ void Memblock::split_reserved(u64 at) {
 
 void Memblock::free(PhysRange range) {
     if (range.empty()) return;
+    gather(range);
     split_reserved(range.begin.raw);
     split_reserved(range.end.raw);
     std::vector<PhysRange> given_back;
@@ -180,24 +244,33 @@ void Memblock::free(PhysRange range) {
         at = reserved_.erase(at);
     }
     reserved_list_valid_ = false;
+    known_gap_ = {};
     for (const PhysRange& part : given_back)
         if (const PfnRange frames = own_frames(part); !frames.empty()) machine_.referee.frames_returned(frames);
 }
 
 const std::vector<MemblockRegion>& Memblock::reserved() const {
-    if (!reserved_list_valid_) {
-        reserved_list_.clear();
-        reserved_list_.reserve(reserved_.size());
-        for (const auto& [begin, region] : reserved_) reserved_list_.push_back(region);
-        reserved_list_valid_ = true;
-    }
+    if (reserved_list_valid_) return reserved_list_;
+    reserved_list_.clear();
+    for (const auto& [begin, region] : reserved_) reserved_list_.push_back(region);
+    constexpr PfnRange all{Pfn{0}, Pfn{~u64{0} >> page_shift}};
+    for (const auto& [order, set] : scattered_)
+        for (Pfn at = set.next_member(all); at < all.end; at = set.next_member({at, all.end})) {
+            const PfnRange run{at, set.next_gap({at, all.end})};
+            reserved_list_.push_back({.range = run.phys(), .no_init = true, .order = order, .site = preserved_site});
+            at = run.end;
+        }
+    if (!scattered_.empty()) join(reserved_list_);
+    reserved_list_valid_ = true;
     return reserved_list_;
 }
 
 bool Memblock::is_reserved(PhysRange range) const {
     if (range.empty()) return false;
     const auto region = first_ending_after(range.begin.raw);
-    return region != reserved_.end() && region->second.range.begin < range.end;
+    if (region != reserved_.end() && region->second.range.begin < range.end) return true;
+    const PfnRange frames{range.begin.pfn(), PhysAddr{align_up(range.end.raw, page_bytes)}.pfn()};
+    return next_scattered(frames) != frames.end;
 }
 
 u64 Memblock::reserved_kern_bytes(PhysAddr limit, std::optional<Nid> nid) const {
@@ -219,9 +292,13 @@ std::optional<PhysRange> Memblock::highest_gap(PhysRange within, u64 bytes, u64 
         const bool lowest = region == reserved_.begin();
         if (!lowest) --region;
         const u64 bottom = std::max(within.begin.raw, lowest ? 0 : region->second.range.end.raw);
-        if (bottom < top && top - bottom >= bytes) {
-            const u64 begin = align_down(top - bytes, align);
-            if (begin >= bottom) return phys_range(PhysAddr{begin}, bytes);
+        while (bottom < top && top - bottom >= bytes) {
+            const PhysRange place = phys_range(PhysAddr{align_down(top - bytes, align)}, bytes);
+            if (place.begin.raw < bottom) break;
+            const auto member =
+                last_scattered({place.begin.pfn(), PhysAddr{align_up(place.end.raw, page_bytes)}.pfn()});
+            if (!member) return place;
+            top = member->phys().raw;
         }
         if (lowest) return std::nullopt;
         top = std::min(top, region->first);
@@ -261,7 +338,12 @@ Result<PhysRange> Memblock::alloc(const Request& request) {
     }
     if (!found) return fail(Errno::enomem);  // no gap of that size where the request allows it
     const PfnRange frames = own_frames(*found);
-    place({.range = *found, .nid = nid, .kern = request.kern, .order = Order{}, .site = request.site, .allocated = true});
+    place({.range = *found,
+           .nid = nid,
+           .kern = request.kern,
+           .order = Order{},
+           .site = request.site,
+           .allocated = true});
     machine_.ram.zero(*found);
     if (!frames.empty()) machine_.referee.frames_handed_out(frames, request.site, FrameClass::kernel);
     machine_.trace.emit(Layer::kernel, "memblock.alloc",
@@ -270,14 +352,23 @@ Result<PhysRange> Memblock::alloc(const Request& request) {
 }
 
 void Memblock::for_each_free(const std::function<void(PhysRange, Nid)>& visit) const {
+    const auto visit_gap = [&](PhysAddr at, PhysAddr end, Nid nid) {
+        const Pfn end_pfn = PhysAddr{align_up(end.raw, page_bytes)}.pfn();
+        while (at < end) {
+            const Pfn taken = next_scattered({at.pfn(), end_pfn});
+            const PhysAddr free_end = std::min(end, taken.phys());
+            if (at < free_end) visit({at, free_end}, nid);
+            at = taken == end_pfn ? end : end_of_scattered(taken, end_pfn).phys();
+        }
+    };
     for (const MemblockRegion& region : memory_) {
         PhysAddr at = region.range.begin;
         auto taken = first_ending_after(at.raw);
         for (; taken != reserved_.end() && taken->second.range.begin < region.range.end; ++taken) {
-            if (at < taken->second.range.begin) visit({at, taken->second.range.begin}, region.nid);
+            visit_gap(at, taken->second.range.begin, region.nid);
             at = taken->second.range.end;
         }
-        if (at < region.range.end) visit({at, region.range.end}, region.nid);
+        visit_gap(at, region.range.end, region.nid);
     }
 }
 

@@ -37,19 +37,19 @@ void PageAllocator::release_from_boot(PfnRange frames) {
         const PfnRange run = pfn_range(begin, blocks);
         impl_->make_free(run);
         impl_->for_each_part(run, [](Impl::Node& node, PfnRange part, MigrateType) { node.managed += part.pages(); });
-        // What memblock had given to somebody who now gives it up has come back first.
-        machine_.referee.frames_returned(run);
         machine_.referee.frames_to_allocator(run);
     });
 }
 
 void PageAllocator::mark_cma(PfnRange frames) {
-    const PfnRange whole{Pfn{align_up(frames.begin.raw, pageblock_pages)}, Pfn{align_down(frames.end.raw, pageblock_pages)}};
+    const PfnRange whole{Pfn{align_up(frames.begin.raw, pageblock_pages)},
+                         Pfn{align_down(frames.end.raw, pageblock_pages)}};
     if (!whole.empty()) impl_->set_type(whole, MigrateType::cma);
 }
 
 void PageAllocator::clear_cma(PfnRange frames) {
-    const PfnRange whole{Pfn{align_up(frames.begin.raw, pageblock_pages)}, Pfn{align_down(frames.end.raw, pageblock_pages)}};
+    const PfnRange whole{Pfn{align_up(frames.begin.raw, pageblock_pages)},
+                         Pfn{align_down(frames.end.raw, pageblock_pages)}};
     if (!whole.empty()) impl_->set_type(whole, MigrateType::movable);
 }
 
@@ -70,17 +70,17 @@ void PageAllocator::mark_preserved(Pfn pfn, u64 count, Order order, u64 private_
     if (run.meta.state == PageState::reserved && run.end() >= frames.end &&
         impl_->types.alike_from(frames.begin, frames.end).end == frames.end)
         return mark(frames);
-    for (Pfn head = frames.begin; head < frames.end; head = head + order.pages()) {
+    for (Pfn head = frames.begin; head < frames.end;) {
         const PfnRange block = pfn_range(head, order.pages());
-        PfnRange present{block.end, block.begin};
-        u64 present_pages = 0;
-        map_.for_each_run(block, [&](Pfn begin, u64 blocks, const PageMeta& old) {
-            const PfnRange part{std::max(begin, block.begin), std::min(begin + (blocks << old.order.raw), block.end)};
-            present_pages += part.pages();
-            present = {std::min(present.begin, part.begin), part.end};
-        });
+        head = block.end;
         // What is no RAM has no metadata to put a marker into; a block that reaches out of RAM is none.
-        if (present_pages != block.pages()) continue;
+        Pfn absent = block.begin;
+        while (absent < block.end && map_.find(absent).meta.state != PageState::absent)
+            absent = map_.run_from(absent, block.end).end();
+        if (absent < block.end) {
+            head = Pfn{align_up(map_.run_from(absent, frames.end).end().raw, order.pages())};
+            continue;
+        }
         impl_->cut_out(block);
         mark(block);
     }
@@ -186,7 +186,8 @@ void PageAllocator::take_back(PfnRange frames) {
 }
 
 void PageAllocator::bad_page(Pfn pfn, std::string_view why) {
-    log_.warn_on(fmt::format("BUG: Bad page state in process {}  pfn:{:05x} ({})", current_process, pfn.raw, why), false);
+    log_.warn_on(fmt::format("BUG: Bad page state in process {}  pfn:{:05x} ({})", current_process, pfn.raw, why),
+                 false);
 }
 
 namespace {
@@ -208,7 +209,8 @@ std::string_view why_not_freed(const PageMeta& meta, Order order) {
 
 void PageAllocator::free_folio(Folio folio) {
     const PageMap::Block block = map_.find(folio.pfn);
-    if (const std::string_view why = why_not_freed(block.meta, folio.order); !why.empty()) return bad_page(folio.pfn, why);
+    if (const std::string_view why = why_not_freed(block.meta, folio.order); !why.empty())
+        return bad_page(folio.pfn, why);
     if (block.head != folio.pfn) return bad_page(folio.pfn, "tail page");
     machine_.trace.emit(Layer::kernel, "mm.folio_free",
                         {{"phys", folio.pfn.phys()}, {"order", folio.order}, {"site", site_name(block.meta.site)}});
@@ -224,8 +226,9 @@ void PageAllocator::free_pages(PfnRange frames) {
             bad_page(part.begin, why);
             continue;
         }
-        machine_.trace.emit(Layer::kernel, "mm.pages_free",
-                            {{"phys", part.begin.phys()}, {"count", part.pages()}, {"site", site_name(run.meta.site)}});
+        machine_.trace.emit(
+            Layer::kernel, "mm.pages_free",
+            {{"phys", part.begin.phys()}, {"count", part.pages()}, {"site", site_name(run.meta.site)}});
         take_back(part);
     }
 }

@@ -1,32 +1,36 @@
 // The page allocator: a buddy allocator a node, orders 0 to 10, and the folios it hands out.
 //
-// Problem: give frames to whoever asks, keep them contiguous where possible, and keep memory that must stay empty of unmovable
-// content (scratch areas) usable all the same.
+// Problem: give frames to whoever asks, keep them contiguous where possible, and keep memory that must stay empty of
+// unmovable content (scratch areas) usable all the same.
 //
-// Terms. A folio is 2^order frames in use as one thing. A pageblock (2 MiB) has a migrate type: unmovable, movable or CMA. CMA
-// pageblocks are the scratch areas; they serve movable requests only. A site names who asked ("memfd.folio"): for the fault
-// point mm.folio_alloc[site] and the referee's ledger.
+// Terms. A folio is 2^order frames in use as one thing. A pageblock (2 MiB) has a migrate type: unmovable, movable or
+// CMA. CMA pageblocks are the scratch areas; they serve movable requests only. A site names who asked
+// ("memfd.folio"): for the fault point mm.folio_alloc[site] and the referee's ledger.
 //
-//   memblock  --release_from_boot-->  free lists (Buddy, by node, order and type)  --alloc-->  folio  --free--> free lists
-//      |                                                                                        ^
-//      +------- mark_preserved (a handover) -->  preserved block  -------adopt_folio------------+
+//   memblock --release_from_boot--> free lists --alloc--> folio --free--> free lists
+//      |                            (Buddy: by node,        ^
+//      |                             order and type)        |
+//      +--mark_preserved (a handover)--> preserved block ---+ adopt_folio
 //
-// An allocation: 1. The fault point may say no. 2. Nodes in order of distance (the difference of their numbers) from the one asked
-// for. 3. A node whose free frames would fall below its reserve (1/1024 of it, 16 to 1024 frames) is passed over; for
-// unmovable requests free CMA frames count for nothing. 4. Movable requests take from CMA first while more than half of the node's
-// free frames are CMA. 5. Their own type, smallest order that fits, lowest address. 6. Movable requests: CMA. 7. The largest
-// block of the other type; its pageblocks change type. 8. Frames are zeroed and reported.
+// An allocation: 1. The fault point may say no. 2. Nodes in order of distance (the difference of their numbers) from
+// the one asked for. 3. A node whose free frames would fall below its reserve (1/1024 of it, 16 to 1024 frames) is
+// passed over; for unmovable requests free CMA frames count for nothing. 4. Movable requests take from CMA first
+// while more than half of the node's free frames are CMA. 5. Their own type, smallest order that fits, lowest
+// address. 6. Movable requests: CMA. 7. The largest block of the other type; its pageblocks change type. 8. Frames
+// are zeroed and reported.
 //
-// Unhappy paths: 1. the fault point, or no node has room: ENOMEM, nothing changed (alloc_pages and migrate too: all or nothing).
-// 2. A block is freed that is no folio of that order, or is still referenced or pinned: WARN, it stays as it is. 3. A restore names
-// frames that are free or in use: they become the folio that was asked for, as in a kernel that trusts the address; what
-// they were cut out of goes on as single frames.
+// Unhappy paths: 1. the fault point, or no node has room: ENOMEM, nothing changed (alloc_pages and migrate too: all
+// or nothing). 2. A block is freed that is no folio of that order, or is still referenced or pinned: WARN, it stays
+// as it is. 3. A restore names frames that are free or in use: they become the folio that was asked for, as in a
+// kernel that trusts the address; what they were cut out of goes on as single frames.
 //
-// A1  a frame is on a free list exactly if its metadata says free.  A2  the list's type is its pageblock's, and `cma` in
-// the metadata says whether that is CMA.  A3  a folio has a reference; free, reserved and preserved frames have no pins.
+// A1  a frame is on a free list exactly if its metadata says free.  A2  the list's type is its pageblock's, and `cma`
+// in the metadata says whether that is CMA.  A3  a folio has a reference; free, reserved and preserved frames have no
+// pins.
 //
-// Cost: O(log) a call and a run, however many frames it has. Source of the rules: Linux 6.16, mm/page_alloc.c. Simplified: no zones,
-// no per-cpu lists, no reclaim, no compaction; a request takes the lowest address where the kernel takes the last freed.
+// Cost: O(log) a call and a run, however many frames it has. Source of the rules: Linux 6.16, mm/page_alloc.c.
+// Simplified: no zones, no per-cpu lists, no reclaim, no compaction; a request takes the lowest address where the
+// kernel takes the last freed.
 #pragma once
 
 #include <functional>
@@ -46,7 +50,7 @@ struct AllocRequest {
     Order order;
     std::string_view site;
     FrameClass frame_class = FrameClass::kernel;
-    Nid nid = nid_none;       // preferred
+    Nid nid = nid_none;  // preferred
     bool exact_nid = false;
     bool movable = false;
 };
@@ -67,7 +71,8 @@ public:
     void mark_cma(PfnRange frames);
     /// Takes CMA away again (KHO disabled late); pages go on as ordinary ones.
     void clear_cma(PfnRange frames);
-    /// Metadata of blocks that a handover keeps: state `preserved`, private = marker(order), refcount 1 of a reserved page.
+    /// Metadata of blocks that a handover keeps: state `preserved`, private = marker(order), refcount 1 of a reserved
+    /// page.
     void mark_preserved(Pfn pfn, u64 count, Order order, u64 private_data);
 
     // --- allocation ---
@@ -76,7 +81,10 @@ public:
     Result<std::vector<PfnRange>> alloc_pages(const AllocRequest& request, u64 count);
     /// As alloc_pages(), but the pages that came before a failure are handed out all the same: what a write to a file
     /// needs, which goes as far as it can. `error` is ok if there were `count`.
-    struct Pages { std::vector<PfnRange> runs; Errno error = Errno::ok; };
+    struct Pages {
+        std::vector<PfnRange> runs;
+        Errno error = Errno::ok;
+    };
     Pages alloc_pages_partial(const AllocRequest& request, u64 count);
     /// Drops the last reference: refcount must be 1 and no pins, else WARN ("Bad page state") and the page stays.
     void free_folio(Folio folio);
@@ -87,20 +95,23 @@ public:
     PageMap::Block block(Pfn pfn) const;
     /// `struct page` itself, as any code of a kernel can reach it. Nothing is kept consistent.
     PageMap& page_map() { return map_; }
-    void get(Folio folio);             // refcount + 1
-    void put(Folio folio);             // refcount - 1; frees at 0
-    void pin_pages(PfnRange frames);   // order-0 folios; pinned pages are not migrated
+    void get(Folio folio);            // refcount + 1
+    void put(Folio folio);            // refcount - 1; frees at 0
+    void pin_pages(PfnRange frames);  // order-0 folios; pinned pages are not migrated
     void unpin_pages(PfnRange frames);
-    /// Turns a preserved (or, blindly, any) block into an allocated folio of refcount 1: kho_restore_folio's last step.
-    /// The caller has decided that it may; overlapping free blocks are torn out of the free lists with a WARN-free
-    /// corruption exactly as a kernel that trusts the address would do (the referee sees it).
+    /// Turns a preserved (or, blindly, any) block into an allocated folio of refcount 1: kho_restore_folio's last
+    /// step. The caller has decided that it may; overlapping free blocks are torn out of the free lists with a
+    /// WARN-free corruption exactly as a kernel that trusts the address would do (the referee sees it).
     void adopt_folio(Folio folio, std::string_view site, FrameClass frame_class);
     /// Frames become order-0 folios (kho_restore_pages).
     void adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class);
     void set_class(PfnRange frames, std::string_view site, FrameClass frame_class);
-    /// Moves movable pages that lie in CMA elsewhere, content, references and owner included; pinned ones stay. `site` is for the
-    /// fault point. Runs of {from, to}; ENOMEM leaves all as it was.
-    struct Move { PfnRange from; Pfn to; };
+    /// Moves movable pages that lie in CMA elsewhere, content, references and owner included; pinned ones stay.
+    /// `site` is for the fault point. Runs of {from, to}; ENOMEM leaves all as it was.
+    struct Move {
+        PfnRange from;
+        Pfn to;
+    };
     Result<std::vector<Move>> migrate_out_of_cma(PfnRange frames, std::string_view site);
     bool is_cma(Pfn pfn) const;
 
@@ -137,13 +148,15 @@ private:
     PageMap map_;
 };
 
-/// kmalloc-like objects in RAM: `object_bytes` (a power of two, 8 to 4096) each, packed in order-0 slab pages. The lowest page with
-/// room serves first, in it the lowest slot; a page that becomes empty is freed. A cache that is destroyed leaves its pages.
+/// kmalloc-like objects in RAM: `object_bytes` (a power of two, 8 to 4096) each, packed in order-0 slab pages. The
+/// lowest page with room serves first, in it the lowest slot; a page that becomes empty is freed. A cache that is
+/// destroyed leaves its pages.
 class SlabCache {
 public:
-    SlabCache(PageAllocator& pages, Machine& machine, u64 object_bytes, std::string_view site, FrameClass frame_class);
+    SlabCache(PageAllocator& pages, Machine& machine, u64 object_bytes, std::string_view site,
+              FrameClass frame_class);
     ~SlabCache();
-    Result<PhysAddr> alloc();  // zeroed. ENOMEM (fault points mm.slab_alloc[site], mm.folio_alloc[site])
+    Result<PhysAddr> alloc();    // zeroed. ENOMEM (fault points mm.slab_alloc[site], mm.folio_alloc[site])
     void free(PhysAddr object);  // WARN if it is none of ours
     u64 pages_used() const;
 
@@ -152,24 +165,26 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
-/// vmalloc: blocks of one order (0, or 9 where huge pages are allowed and fit) mapped side by side. The window of generation g
-/// lies in its direct map's slot above all RAM, so that an address of an earlier generation is recognised as stale.
+/// vmalloc: blocks of one order (0, or 9 where huge pages are allowed and fit) mapped side by side. The window of
+/// generation g lies in its direct map's slot above all RAM, so that an address of an earlier generation is
+/// recognised as stale.
 struct VmallocArea {
-    u64 address = 0;              // kernel virtual, in the simulated vmalloc window of this generation
+    u64 address = 0;  // kernel virtual, in the simulated vmalloc window of this generation
     u64 bytes = 0;
-    Order order;                  // of each block
+    Order order;  // of each block
     bool allow_huge = false;
-    std::vector<Pfn> blocks;      // heads, in virtual order
+    std::vector<Pfn> blocks;  // heads, in virtual order
 };
 class Vmalloc {
 public:
     Vmalloc(Machine& machine, PageAllocator& pages);
     /// ENOMEM; EINVAL for size 0. Fault point mm.vmalloc[site].
-    Result<const VmallocArea*> alloc(u64 bytes, std::string_view site, FrameClass frame_class, bool allow_huge = false);
+    Result<const VmallocArea*> alloc(u64 bytes, std::string_view site, FrameClass frame_class,
+                                     bool allow_huge = false);
     /// Maps existing blocks (kho_restore_vmalloc).
     Result<const VmallocArea*> map(std::vector<Pfn> blocks, Order order, u64 bytes, std::string_view site);
     const VmallocArea* find(u64 address) const;
-    void free(u64 address);       // frees the blocks too
+    void free(u64 address);  // frees the blocks too
 
 private:
     Machine& machine_;

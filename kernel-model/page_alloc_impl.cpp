@@ -18,7 +18,8 @@ u64 PageAllocator::Impl::Node::room(bool cma_allowed) const {
 u16 PageAllocator::Impl::site_number(std::string_view name, FrameClass frame_class) {
     if (const Site& last = sites[last_site]; last.name == name && last.frame_class == frame_class) return last_site;
     auto entry = site_numbers.find(name);
-    if (entry == site_numbers.end()) entry = site_numbers.emplace(std::string(name), std::map<FrameClass, u16>{}).first;
+    if (entry == site_numbers.end())
+        entry = site_numbers.emplace(std::string(name), std::map<FrameClass, u16>{}).first;
     const auto [number, fresh] = entry->second.try_emplace(frame_class, static_cast<u16>(sites.size()));
     if (fresh) {
         INVARIANT(sites.size() < 0xffff);
@@ -78,8 +79,9 @@ std::optional<PageAllocator::Impl::Choice> PageAllocator::Impl::choose(Node& nod
     const auto block = buddy.largest(other, order);
     if (!block) return std::nullopt;
     // A whole pageblock changes hands even if only part of it is free, so that requests of one type stay together.
-    set_type({Pfn{align_down(block->pfn.raw, pageblock_pages)},
-              Pfn{align_up(block->frames().end.raw, pageblock_pages)}}, own);
+    set_type(
+        {Pfn{align_down(block->pfn.raw, pageblock_pages)}, Pfn{align_up(block->frames().end.raw, pageblock_pages)}},
+        own);
     return Choice{*buddy.smallest(own, order), own};
 }
 

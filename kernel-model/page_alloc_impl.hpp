@@ -1,7 +1,7 @@
 // What the parts of the page allocator share: nodes with their buddy systems, pageblock types, sites.
 //
-// Private to kernel-model/page_*.cpp. Here frames move between the free lists and the metadata so that A1 and A2 (page_alloc.hpp)
-// hold; references, fault points and reports are the business of the callers.
+// Private to kernel-model/page_*.cpp. Here frames move between the free lists and the metadata so that A1 and A2
+// (page_alloc.hpp) hold; references, fault points and reports are the business of the callers.
 #pragma once
 
 #include <algorithm>
@@ -54,7 +54,8 @@ struct PageAllocator::Impl {
     /// Nodes that may serve the request, nearest first.
     const std::vector<std::size_t>& nodes_for(const AllocRequest& request);
 
-    /// The block to take for `order` on the node: steps 4 to 7. A block of the other type has been taken over already.
+    /// The block to take for `order` on the node: steps 4 to 7. A block of the other type has been taken over
+    /// already.
     struct Choice {
         Folio block;
         MigrateType type;
@@ -80,8 +81,7 @@ struct PageAllocator::Impl {
     }
 
     /// Calls visit(node, frames, type) for the parts of the range that are RAM of one node and of one type.
-    template <typename F>
-    void for_each_part(PfnRange range, F&& visit) {
+    template <typename F> void for_each_part(PfnRange range, F&& visit) {
         auto span = std::upper_bound(spans.begin(), spans.end(), range.begin,
                                      [](Pfn pfn, const Span& other) { return pfn < other.frames.end; });
         for (; span != spans.end() && span->frames.begin < range.end; ++span) {

@@ -7,14 +7,16 @@ namespace kexec_sim {
 
 void PageAllocator::get(Folio folio) {
     PageMap::Block block = map_.find(folio.pfn);
-    if (block.meta.state != PageState::folio || block.head != folio.pfn) return bad_page(folio.pfn, "reference to no folio");
+    if (block.meta.state != PageState::folio || block.head != folio.pfn)
+        return bad_page(folio.pfn, "reference to no folio");
     ++block.meta.refcount;
     map_.update(block.head, block.meta);
 }
 
 void PageAllocator::put(Folio folio) {
     PageMap::Block block = map_.find(folio.pfn);
-    if (block.meta.state != PageState::folio || block.head != folio.pfn) return bad_page(folio.pfn, "reference to no folio");
+    if (block.meta.state != PageState::folio || block.head != folio.pfn)
+        return bad_page(folio.pfn, "reference to no folio");
     if (block.meta.refcount == 1) return free_folio({block.head, block.meta.order});
     --block.meta.refcount;
     map_.update(block.head, block.meta);
@@ -62,7 +64,8 @@ void PageAllocator::adopt(PfnRange frames, Order order, std::string_view site, F
     map_.for_each_run(frames, [&](Pfn begin, u64 blocks, const PageMeta& meta) {
         const PfnRange part{std::max(begin, frames.begin), std::min(begin + (blocks << meta.order.raw), frames.end)};
         if (meta.state == PageState::reserved || meta.state == PageState::preserved)
-            impl_->for_each_part(part, [](Impl::Node& node, PfnRange ours, MigrateType) { node.managed += ours.pages(); });
+            impl_->for_each_part(part,
+                                 [](Impl::Node& node, PfnRange ours, MigrateType) { node.managed += ours.pages(); });
         if (!present.empty() && present.back().end == part.begin)
             present.back().end = part.end;
         else
@@ -126,8 +129,9 @@ Result<std::vector<PageAllocator::Move>> PageAllocator::migrate_out_of_cma(PfnRa
             map_.set(to.begin, to.pages(), meta);
             copy_frames(machine_.ram, pfn_range(from, to.pages()), to.begin);
             moves.push_back({pfn_range(from, to.pages()), to.begin});
-            machine_.trace.emit(Layer::kernel, "mm.pages_migrate",
-                                {{"phys", from.phys()}, {"to", to.begin.phys()}, {"count", to.pages()}, {"site", site}});
+            machine_.trace.emit(
+                Layer::kernel, "mm.pages_migrate",
+                {{"phys", from.phys()}, {"to", to.begin.phys()}, {"count", to.pages()}, {"site", site}});
             from = from + to.pages();
         }
         take_back(run.frames());

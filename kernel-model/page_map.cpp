@@ -5,7 +5,7 @@
 namespace kexec_sim {
 namespace {
 
-constexpr u64 section_pages = 32768;         // 128 MiB, the kernel's section on x86-64
+constexpr u64 section_pages = 32768;  // 128 MiB, the kernel's section on x86-64
 constexpr u64 section_count_max = u64{1} << 17;
 constexpr u64 last_pfn = ~u64{0};
 /// Beyond this many stretches an array is smaller (a stretch is a tree node of some 100 bytes) and faster.
@@ -16,8 +16,8 @@ constexpr u64 section_begin(u64 pfn) { return align_down(pfn, section_pages); }
 }  // namespace
 
 std::size_t PageMap::MetaHash::operator()(const PageMeta& meta) const {
-    u64 hash = static_cast<u64>(meta.state) | u64{meta.order.raw} << 8 | u64{meta.cma} << 16 | u64{meta.movable} << 17 |
-               u64{meta.site} << 32;
+    u64 hash = static_cast<u64>(meta.state) | u64{meta.order.raw} << 8 | u64{meta.cma} << 16 |
+               u64{meta.movable} << 17 | u64{meta.site} << 32;
     const auto mix = [&hash](u64 value) { hash = (hash ^ value) * 0x9e37'79b9'7f4a'7c15; };
     mix(static_cast<u32>(meta.refcount) | u64{meta.pins} << 32);
     mix(meta.private_data);
@@ -147,7 +147,8 @@ void PageMap::densify_if_crowded(u64 pfn) {
     auto pages = std::make_unique_for_overwrite<u32[]>(section_pages);
     for (auto part = at; part != stop; ++part) {
         const auto next = std::next(part);
-        std::fill(pages.get() + (part->first - begin), pages.get() + (std::min(next->first, end) - begin), part->second.id);
+        std::fill(pages.get() + (part->first - begin), pages.get() + (std::min(next->first, end) - begin),
+                  part->second.id);
     }
     for (auto old = std::next(at); old != stop;) erase(old++);
     at->second = Stretch{0, std::move(pages)};

@@ -35,14 +35,17 @@ void PageAllocator::check_sane(bool everything) {
     for (const Impl::Node& node : impl_->nodes)
         for (const MigrateType type : {MigrateType::unmovable, MigrateType::movable, MigrateType::cma})
             if (node.buddy.count(type) != node.buddy.free(type))
-                referee.kernel_insane(fmt::format("node {}: {} frames are on the free lists of migrate type {}, the counter says {}",
-                                                  node.nid.raw, node.buddy.count(type), static_cast<int>(type),
-                                                  node.buddy.free(type)), std::nullopt);
+                referee.kernel_insane(
+                    fmt::format("node {}: {} frames are on the free lists of migrate type {}, the counter says {}",
+                                node.nid.raw, node.buddy.count(type), static_cast<int>(type), node.buddy.free(type)),
+                    std::nullopt);
     u64 free_by_metadata = 0;
     const auto check_run = [&](Pfn begin, u64 blocks, const PageMeta& meta) {
         const PfnRange run = pfn_range(begin, blocks << meta.order.raw);
         if (const std::string_view wrong = wrong_with(meta); !wrong.empty())
-            referee.kernel_insane(fmt::format("{} (pfn {:#x}, references {}, pins {})", wrong, begin.raw, meta.refcount, meta.pins), run);
+            referee.kernel_insane(
+                fmt::format("{} (pfn {:#x}, references {}, pins {})", wrong, begin.raw, meta.refcount, meta.pins),
+                run);
         if (meta.state == PageState::free) free_by_metadata += run.pages();
         impl_->for_each_part(run, [&](Impl::Node& node, PfnRange part, MigrateType type) {
             if (meta.order.raw == 0 && meta.cma != (type == MigrateType::cma))
@@ -50,14 +53,17 @@ void PageAllocator::check_sane(bool everything) {
             const u64 on_lists = node.buddy.free_in(part, type);
             const u64 expected = meta.state == PageState::free ? part.pages() : 0;
             if (on_lists != expected)
-                referee.kernel_insane(fmt::format("{} of {} frames from pfn {:#x} are on a free list, their metadata says {}", on_lists,
-                                                  part.pages(), part.begin.raw, expected ? "free" : "in use"), part);
+                referee.kernel_insane(
+                    fmt::format("{} of {} frames from pfn {:#x} are on a free list, their metadata says {}", on_lists,
+                                part.pages(), part.begin.raw, expected ? "free" : "in use"),
+                    part);
         });
     };
     for (const PfnRange& range : ranges) map_.for_each_run(range, check_run);
     if (everything && free_by_metadata != free_frames())
-        referee.kernel_insane(fmt::format("{} frames are free by their metadata, {} are on the free lists", free_by_metadata,
-                                          free_frames()), std::nullopt);
+        referee.kernel_insane(fmt::format("{} frames are free by their metadata, {} are on the free lists",
+                                          free_by_metadata, free_frames()),
+                              std::nullopt);
 }
 
 }  // namespace kexec_sim

@@ -8,9 +8,9 @@
 namespace kexec_sim {
 namespace {
 
-constexpr std::size_t entries_max = 8;       // RESERVE_MEM_MAX_ENTRIES
-constexpr std::size_t name_bytes_max = 15;   // RESERVE_MEM_NAME_SIZE, without its zero
-constexpr u64 align_min = 64;                // SMP_CACHE_BYTES
+constexpr std::size_t entries_max = 8;      // RESERVE_MEM_MAX_ENTRIES
+constexpr std::size_t name_bytes_max = 15;  // RESERVE_MEM_NAME_SIZE, without its zero
+constexpr u64 align_min = 64;               // SMP_CACHE_BYTES
 constexpr std::string_view site = "reserve_mem";
 
 }  // namespace
@@ -49,15 +49,17 @@ void ReserveMem::allocate_all() {
         } else {
             const auto fresh = kernel_.memblock.alloc({.bytes = entry.bytes, .align = entry.align, .site = site});
             if (!fresh) {
-                kernel_.machine.trace.emit(Layer::kernel, "reserve_mem.failed",
-                                           {{"name", entry.name}, {"bytes", entry.bytes},
-                                            {"result", -static_cast<i32>(fresh.error())}});
+                kernel_.machine.trace.emit(
+                    Layer::kernel, "reserve_mem.failed",
+                    {{"name", entry.name}, {"bytes", entry.bytes}, {"result", -static_cast<i32>(fresh.error())}});
                 continue;
             }
             entry.range = *fresh;
         }
         kernel_.machine.trace.emit(Layer::kernel, "reserve_mem.allocate",
-                                   {{"name", entry.name}, {"phys", entry.range.begin}, {"bytes", entry.bytes},
+                                   {{"name", entry.name},
+                                    {"phys", entry.range.begin},
+                                    {"bytes", entry.bytes},
                                     {"revived", u64{entry.revived}}});
         kernel_.machine.referee.reserve_mem_allocated(entry.name, entry.range);
         kept.push_back(std::move(entry));

@@ -1,7 +1,7 @@
 // reserve_mem=SIZE:ALIGN:NAME, memory reserved by name at boot.
 //
 // A log or a trace buffer that must be found again after a reboot gets a range by name. The option is parsed early and
-// allocated when memblock knows memory:
+// its range allocated when memblock knows memory:
 //
 //   1. parse:         "12M:4096:oops" -> {oops, 12 MiB, 4096}, nothing taken yet
 //   2. allocate_all:  `revive` (KHO's, if there is a handover) says where the entry was in the previous kernel
@@ -10,13 +10,13 @@
 //
 //      RAM   |....[oops].............[trace]....|
 //
-// Unhappy paths: 1. malformed text, a size of 0, a name that is empty, blank or longer than 15 characters: EINVAL; 2. a ninth
-// entry, a name that is taken: EBUSY (1 and 2: "Malformed early option 'reserve_mem'", the entry is ignored); 3. no memory for
-// it: the entry is gone without a line, as in the kernel, which drops the errno.
+// Unhappy paths: 1. malformed text, a size of 0, a name that is empty, blank or longer than 15 characters: EINVAL;
+// 2. a ninth entry, a name that is taken: EBUSY (1, 2: "Malformed early option 'reserve_mem'", the entry is ignored);
+// 3. no memory for it: the entry is gone without a line, as in the kernel, which drops the errno.
 //
 // The alignment is at least a cache line; one that is no power of two is EINVAL (the kernel computes nonsense with it).
-// Simplified: the kernel parses and allocates in one go, after the early parameters; a name whose allocation failed is free again
-// there. Fresh memory is zeroed. Source: Linux 6.16, mm/memblock.c.
+// Simplified: the kernel parses and allocates in one go, after the early parameters; a name whose allocation failed is
+// free again there. Fresh memory is zeroed. Source: Linux 6.16, mm/memblock.c.
 #pragma once
 
 #include <functional>

@@ -46,7 +46,8 @@ Result<u64> ShmemFile::write(u64 offset, std::span<const std::byte> data) {
     const u64 begin = page_index(offset);
     const Filled filled = fill_holes(begin, pages_for(offset + permitted));
     if (filled.end == begin) return fail(filled.error);  // ENOMEM, or what a planned fault says
-    const u64 end = filled.error == Errno::ok ? offset + permitted : std::min(offset + permitted, filled.end << page_shift);
+    const u64 end =
+        filled.error == Errno::ok ? offset + permitted : std::min(offset + permitted, filled.end << page_shift);
 
     for (u64 at = offset; at < end;) {
         const FileExtent& extent = *first_after(page_index(at));
@@ -56,7 +57,8 @@ Result<u64> ShmemFile::write(u64 offset, std::span<const std::byte> data) {
         at += bytes;
     }
     size_ = std::max(size_, end);
-    kernel_.machine.trace.emit(Layer::kernel, "file.write", {{"file", id()}, {"offset", offset}, {"bytes", end - offset}});
+    kernel_.machine.trace.emit(Layer::kernel, "file.write",
+                               {{"file", id()}, {"offset", offset}, {"bytes", end - offset}});
     return end - offset;
 }
 
@@ -132,7 +134,8 @@ u64 ShmemFile::allocated_bytes() const {
     return pages << page_shift;
 }
 
-Result<std::shared_ptr<ShmemFile>> memfd_create_file(Kernel& kernel, const std::string& name, u64 size, MemfdFlags flags) {
+Result<std::shared_ptr<ShmemFile>> memfd_create_file(Kernel& kernel, const std::string& name, u64 size,
+                                                     MemfdFlags flags) {
     if (name.size() > name_bytes_max) return fail(Errno::einval);
     if (flags.exec && flags.noexec_seal) return fail(Errno::einval);
     if (size > file_bytes_max) return fail(Errno::einval);

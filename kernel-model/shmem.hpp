@@ -1,29 +1,30 @@
 // shmem: memfds and other anonymous shared-memory files.
 //
-// The page cache of a file is a list of extents, index -> frames (order-0 folios in RAM, movable until pinned). Indexes without a
-// frame are holes and read as zeros; a write allocates. A mapping can be frozen (a plain kernel concept here): while it
-// is, the size cannot change and holes cannot be made.
+// The page cache of a file is a list of extents, index -> frames (order-0 folios in RAM, movable until pinned). Indexes
+// without a frame are holes and read as zeros; a write allocates. A mapping can be frozen (a plain kernel concept
+// here): while it is, the size cannot change and holes cannot be made.
 //
 //   index   0    1    2    3    4            size 18 KiB
 //   frame   |A0  |A1  | -- |B7  |B8 (partly beyond the size: zero)
 //
-// A write goes page chunk by page chunk, as generic_perform_write() does: from its offset to the end of that page, then whole
-// pages, then the rest. What ends it in the middle (a chunk that is refused, no memory) leaves the chunks before it written: a
-// short write. If there is none before it, the errno is the result. All pages a write needs are allocated in one go.
+// A write goes page chunk by page chunk, as generic_perform_write() does: from its offset to the end of that page, then
+// whole pages, then the rest. What ends it in the middle (a chunk that is refused, no memory) leaves the chunks before
+// it written: a short write. If there is none before it, the errno is the result. All pages that a write needs are
+// allocated in one go.
 //
 // Unhappy paths:
-//   1. frozen mapping: truncate to any size EPERM; fallocate of any mode EPERM; a chunk whose end lies beyond the size EPERM
-//   2. seals: write and future_write against any chunk, grow against one whose end lies beyond the size: EPERM; shrink and grow
-//      against truncate: EPERM; write and future_write against making holes: EPERM; any seal on a file sealed with `seal`:
-//      EPERM, the write seal on pinned pages EBUSY
+//   1. frozen mapping: truncate to any size EPERM; fallocate of any mode EPERM; a chunk that ends beyond the size EPERM
+//   2. seals: write and future_write against any chunk, grow against one that ends beyond the size: EPERM; shrink and
+//      grow against truncate: EPERM; write and future_write against making holes: EPERM; any seal on a file sealed with
+//      `seal`: EPERM, the write seal on pinned pages EBUSY
 //   3. no memory: ENOMEM. Pages that a failed pin_all() put into holes belong to the file and stay
 //   4. hugetlbfs: no content; write EINVAL
 //
-// Invariants: extents are ascending, disjoint, and neighbours in index and frame are one extent; bytes of the last page beyond
-// the size are zero.
+// Invariants: extents are ascending, disjoint, and neighbours in index and frame are one extent; bytes of the last page
+// beyond the size are zero.
 //
-// Cost: a binary search an operation, and what it touches. Simplified: no swap, no large folios, no quota, no mmap; pages of
-// the whole file are pinned, never a part of it; adding the write seal does not wait for pins to go.
+// Cost: a binary search an operation, and what it touches. Simplified: no swap, no large folios, no quota, no mmap;
+// pages of the whole file are pinned, never a part of it; adding the write seal does not wait for pins to go.
 // Source: Linux 6.16, mm/shmem.c, mm/memfd.c, mm/gup.c; the frozen mapping from the LUO series.
 #pragma once
 
@@ -61,15 +62,16 @@ public:
     Result<u64> read(u64 offset, std::span<std::byte> out) const;
     Result<> truncate(u64 size);
     Result<> punch_hole(u64 offset, u64 length);
-    Result<> add_seals(u32 more);  // EPERM if F_SEAL_SEAL is set; EINVAL: unknown bits; EBUSY: write seal while pinned
+    /// EPERM if F_SEAL_SEAL is set; EINVAL: unknown bits; EBUSY: write seal while pinned.
+    Result<> add_seals(u32 more);
     u64 allocated_bytes() const;   // what st_blocks says
 
     // --- for handlers that preserve the file ---
     void freeze_mapping() { frozen_ = true; }
     void thaw_mapping() { frozen_ = false; }
     bool frozen() const { return frozen_; }
-    /// Fills holes below the size, moves pages out of CMA and pins all: memfd_pin_folios(). EINVAL for size 0; ENOMEM.
-    /// Pins nest: a file that is preserved under two tokens is pinned twice, and unpin_all() takes back the older one.
+    /// memfd_pin_folios(): fills holes below the size, moves pages out of CMA and pins all. EINVAL for size 0; ENOMEM.
+    /// Pins nest: a file preserved under two tokens is pinned twice, and unpin_all() takes back the older pin.
     Result<> pin_all();
     void unpin_all();
     bool pinned() const { return !pins_.empty(); }
@@ -112,7 +114,9 @@ private:
     std::vector<PfnRange> detached_;
 };
 
-/// memfd_create(2) and ftruncate(2). EINVAL: a name of more than 249 bytes, both exec and noexec_seal, a size beyond 2^63 - 1.
-Result<std::shared_ptr<ShmemFile>> memfd_create_file(Kernel& kernel, const std::string& name, u64 size, MemfdFlags flags);
+/// memfd_create(2) and ftruncate(2). EINVAL: a name of more than 249 bytes, both exec and noexec_seal, a size beyond
+/// 2^63 - 1.
+Result<std::shared_ptr<ShmemFile>> memfd_create_file(Kernel& kernel, const std::string& name, u64 size,
+                                                     MemfdFlags flags);
 
 }  // namespace kexec_sim

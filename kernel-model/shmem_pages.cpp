@@ -7,7 +7,8 @@ namespace kexec_sim {
 namespace {
 
 constexpr std::string_view site = "memfd.folio";
-constexpr AllocRequest page_request{.order = Order{0}, .site = site, .frame_class = FrameClass::file, .movable = true};
+constexpr AllocRequest page_request{
+    .order = Order{0}, .site = site, .frame_class = FrameClass::file, .movable = true};
 
 constexpr u64 end_of(const FileExtent& extent) { return extent.index + extent.pages; }
 constexpr PfnRange frames_of(const FileExtent& extent) { return pfn_range(extent.pfn, extent.pages); }
@@ -25,7 +26,8 @@ void append_merged(std::vector<FileExtent>& extents, const FileExtent& extent) {
 }
 
 /// `extent` after some of its frames moved. `moves` lie in it.
-void append_moved(std::vector<FileExtent>& extents, const FileExtent& extent, std::vector<PageAllocator::Move> moves) {
+void append_moved(std::vector<FileExtent>& extents, const FileExtent& extent,
+                  std::vector<PageAllocator::Move> moves) {
     std::ranges::sort(moves, {}, [](const PageAllocator::Move& move) { return move.from.begin; });
     FileExtent rest = extent;
     const auto cut = [&](u64 pages, Pfn pfn) {
@@ -114,7 +116,8 @@ void ShmemFile::remove_pages(u64 begin, u64 end) {
     for (; last != extents_.cend() && last->index < end; ++last) {
         const u64 cut_begin = std::max(begin, last->index), cut_end = std::min(end, end_of(*last));
         if (last->index < cut_begin) kept.push_back({last->index, last->pfn, cut_begin - last->index});
-        if (cut_end < end_of(*last)) kept.push_back({cut_end, last->pfn + (cut_end - last->index), end_of(*last) - cut_end});
+        if (cut_end < end_of(*last))
+            kept.push_back({cut_end, last->pfn + (cut_end - last->index), end_of(*last) - cut_end});
         gone.push_back(pfn_range(last->pfn + (cut_begin - last->index), cut_end - cut_begin));
     }
     const auto place = extents_.erase(first, last);

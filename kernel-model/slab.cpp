@@ -24,7 +24,7 @@ struct SlabCache::Impl {
     u64 object_bytes;
     std::string site;
     FrameClass frame_class;
-    std::map<u64, Slab> slabs;    // by frame
+    std::map<u64, Slab> slabs;  // by frame
     std::set<u64> with_room;
 
     u64 slots() const { return page_bytes / object_bytes; }
@@ -40,7 +40,8 @@ struct SlabCache::Impl {
     }
 };
 
-SlabCache::SlabCache(PageAllocator& pages, Machine& machine, u64 object_bytes, std::string_view site, FrameClass frame_class)
+SlabCache::SlabCache(PageAllocator& pages, Machine& machine, u64 object_bytes, std::string_view site,
+                     FrameClass frame_class)
     : impl_(new Impl{pages, machine, object_bytes, std::string(site), frame_class, {}, {}}) {
     INVARIANT(std::has_single_bit(object_bytes));
     INVARIANT(object_bytes >= object_bytes_min && object_bytes <= page_bytes);
@@ -76,7 +77,8 @@ void SlabCache::free(PhysAddr object) {
     const u64 mask = u64{1} << (slot & 63);
     if (entry == cache.slabs.end() || object.offset_in_page() % cache.object_bytes != 0 ||
         !(entry->second.used[slot >> 6] & mask))
-        return cache.pages.log().warn_on(fmt::format("BUG: kfree of {:#x}, which is no object of {}", object.raw, cache.site), false);
+        return cache.pages.log().warn_on(
+            fmt::format("BUG: kfree of {:#x}, which is no object of {}", object.raw, cache.site), false);
     Impl::Slab& slab = entry->second;
     slab.used[slot >> 6] &= ~mask;
     if (--slab.count == 0) {

@@ -2,8 +2,8 @@
 //
 //   agent "main": fd 3 -> File (refcount 2) <- LUO keeps a reference
 //
-// A File is one open file description. Descriptors are per agent, lowest free number first, with FD_CLOEXEC. When the last
-// reference goes, release() runs, once. An agent that is killed closes all its descriptors, then is gone.
+// A File is one open file description. Descriptors are per agent, lowest free number first, with FD_CLOEXEC. When the
+// last reference goes, release() runs, once. An agent that is killed closes all its descriptors, then is gone.
 //
 //   who drops a reference                     what runs release()
 //   close, death of an agent, Vfs::put()      the drop itself, if it was the last; errors of release() pass up
@@ -28,7 +28,7 @@ namespace kexec_sim {
 
 class Kernel;
 
-/// An ioctl argument in the caller's memory. copy_in/copy_out fault (EFAULT) beyond its size, or where a test says so.
+/// An ioctl argument in the caller's memory. copy_in and copy_out fault (EFAULT) beyond its size and then copy nothing.
 class UserBuffer {
 public:
     explicit UserBuffer(std::span<std::byte> bytes) : bytes_(bytes) {}

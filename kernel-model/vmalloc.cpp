@@ -17,7 +17,8 @@ constexpr Order huge_order{9};
 }  // namespace
 
 Vmalloc::Vmalloc(Machine& machine, PageAllocator& pages)
-    : machine_(machine), pages_(pages),
+    : machine_(machine),
+      pages_(pages),
       next_address_(direct_map_address(direct_map_slot(machine.seed, machine.generation)) + window_offset) {}
 
 Result<const VmallocArea*> Vmalloc::alloc(u64 bytes, std::string_view site, FrameClass frame_class, bool allow_huge) {
@@ -60,8 +61,8 @@ Result<const VmallocArea*> Vmalloc::map(std::vector<Pfn> blocks, Order order, u6
     area.blocks = std::move(blocks);
     // An unmapped page after each area, so that running over its end faults.
     next_address_ = area.address + area.blocks.size() * order.bytes() + page_bytes;
-    machine_.trace.emit(Layer::kernel, "mm.vmap", {hex_field("address", area.address), {"bytes", bytes},
-                                                   {"order", order}, {"site", site}});
+    machine_.trace.emit(Layer::kernel, "mm.vmap",
+                        {hex_field("address", area.address), {"bytes", bytes}, {"order", order}, {"site", site}});
     const u64 address = area.address;
     return &areas_.emplace(address, std::move(area)).first->second;
 }

@@ -54,7 +54,11 @@ int FdtWriter::placeholder(const std::string& name, u64 bytes, PhysAddr& at) {
     return 0;
 }
 int FdtWriter::end_node() { return fdt_end_node(fdt_); }
-int FdtWriter::finish() { return abi_write_dropped(prefix_ + ".finish") ? 0 : fdt_finish(fdt_); }
+int FdtWriter::finish() {
+    if (abi_write_dropped(prefix_ + ".finish")) return 0;
+    const int code = fdt_finish(fdt_);
+    return code ? code : fdt_pack(fdt_);
+}
 
 // --- FdtEditor ------------------------------------------------------------------------------------------------------------
 

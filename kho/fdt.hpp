@@ -45,6 +45,7 @@ public:
     /// Room for `bytes`, zeroed; `at` gets where the value lies in RAM.
     int placeholder(const std::string& name, u64 bytes, PhysAddr& at);
     int end_node();
+    /// Closes the tree and packs it: header, reserve map at 0x28, structure at 0x38, strings.
     int finish();
 
 private:

@@ -45,8 +45,7 @@ Sizes sizes_without_node(Kernel& kernel, const ScratchParams& params) {
     if (all >= sizes.lowmem) {
         sizes.global = align_up(all - sizes.lowmem, scratch_align);
     } else {
-        kernel.log.warn("KHO: global scratch area clamped to 0: lowmem ({} MiB) is more than all that was reserved",
-                        sizes.lowmem / MiB);
+        // Where all memory lies below 4 GiB: lowmem was rounded up, and the rest is less than nothing.
         kernel.machine.trace.emit(Layer::kho, "kho.scratch_clamped", {{"lowmem_bytes", sizes.lowmem}, {"all_bytes", all}});
     }
     return sizes;
@@ -65,8 +64,7 @@ public:
     Reserver& operator=(const Reserver&) = delete;
 
     Result<PhysRange> take(Memblock::Request request) {
-        // An area of size 0 has no memory; its entry in the array is {0, 0}.
-        if (request.bytes == 0) return PhysRange{};
+        if (request.bytes == 0) return empty_area(request);
         const PhysRange range = TRY(memblock_.alloc(request));
         done_.push_back(range);
         return range;
@@ -74,14 +72,22 @@ public:
     void commit() { committed_ = true; }
 
 private:
+    /// An area of size 0 has an address like any other, the highest that is free, and fails where there is none.
+    Result<PhysRange> empty_area(const Memblock::Request& request) const {
+        std::optional<PhysAddr> highest;
+        memblock_.for_each_free([&](PhysRange free, Nid nid) {
+            if (request.exact_nid && nid != request.nid) return;
+            const PhysAddr at{align_down(std::min(free.end, request.max).raw, request.align)};
+            if (free.begin <= at) highest = at;
+        });
+        if (!highest) return fail(Errno::enomem);
+        return PhysRange{*highest, *highest};
+    }
+
     Memblock& memblock_;
     std::vector<PhysRange> done_;
     bool committed_ = false;
 };
-
-bool node_has_memory(const Memblock& memblock, Nid nid) {
-    return std::ranges::any_of(memblock.memory(), [&](const MemblockRegion& region) { return region.nid == nid; });
-}
 
 }  // namespace
 
@@ -129,8 +135,6 @@ Result<ScratchReservation> reserve_scratch(Kernel& kernel, const ScratchParams& 
         const Nid nid{static_cast<i32>(node)};
         Memblock::Request request{.align = scratch_align, .site = scratch_site};
         if (kernel.config.numa) {
-            // The search on a node without memory fails even for a size of 0.
-            if (!node_has_memory(memblock, nid)) return fail(Errno::enomem);
             request.nid = nid;
             request.exact_nid = true;
         }

@@ -17,8 +17,8 @@
 // kho_scratch=L,G,N states sizes; only N is rounded. Example: S = 200, R = 70 MiB below 4 GiB, 180 MiB in all, 150 and 30 MiB
 // on the nodes: 140, 220, 300 and 60 MiB.
 //
-// Unhappy paths: 1. A parameter that does not parse: EINVAL, the default stays. 2. global comes out negative: in the kernel
-// the subtraction wraps; here it becomes 0, with a line that says so. 3. An area cannot be had, as on a node without memory: all
+// Unhappy paths: 1. A parameter that does not parse: EINVAL, the default stays. 2. global comes out negative, as
+// on machines with all memory below 4 GiB: it becomes 0 (trace event kho.scratch_clamped; the kernel's sum wraps to the same). 3. An area cannot be had, as on a node without memory: all
 // areas are freed and KHO is off for this boot (6.18 warns, others are silent).
 // Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_parse_scratch_size, kho_reserve_scratch.
 #pragma once

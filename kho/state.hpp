@@ -57,7 +57,7 @@ struct Kho::State {
     Result<> check_overlap(PhysRange range);
     Result<> preserve_block(Folio folio);
     Result<> preserve_range(PfnRange range);
-    /// 6.18: the whole of an unfinished preserve call is taken back.
+    /// As preserve_block() for each page of the run; how many went well.
     Tracking::Run preserve_run(PfnRange run);
 
     // --- restore (kho/restore.cpp) ---
@@ -67,6 +67,8 @@ struct Kho::State {
     /// What the marker of the page says; ENOENT where the kernel would return NULL.
     Result<Order> marker_order(Pfn pfn);
     Result<Folio> restore_block(Pfn pfn, std::string_view who, FrameClass frame_class);
+    /// Single preserved pages, each with its visit of the fault point; `next` gets the first that was not restored.
+    Result<> restore_singles(PfnRange pages, std::string_view who, FrameClass frame_class, Pfn& next);
     Result<PfnRange> restore_range(PfnRange range, std::string_view who, FrameClass frame_class);
     std::optional<FdtReader> incoming_tree() const;
 
@@ -120,10 +122,6 @@ struct Kho::State {
     Result<> build_memblock_tree();
     Result<> preserve_memblock_tree();
     std::optional<PhysRange> revive(const ReserveMem::Entry& entry);
-    std::optional<FdtReader> revived_tree;
-    bool revived_tree_looked_for = false;
-    std::string revive_refusal;       // why the whole tree was refused; empty: it was not, or there is none
-    const FdtReader* memblock_tree_incoming();
 };
 
 }  // namespace kexec_sim::kho

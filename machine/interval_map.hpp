@@ -22,8 +22,7 @@ struct Member {
     bool operator==(const Member&) const = default;
 };
 
-template <typename Value>
-class IntervalMap {
+template <typename Value> class IntervalMap {
 public:
     explicit IntervalMap(std::pmr::memory_resource* memory) : pieces_(memory) {}
     IntervalMap(const IntervalMap&) = delete;
@@ -59,23 +58,21 @@ public:
 
     /// Calls `call`(PfnRange, const Value&) for every part of `range` that has a value, ascending. The map must not
     /// change meanwhile.
-    template <typename Call>
-    void visit(PfnRange range, Call&& call) const {
+    template <typename Call> void visit(PfnRange range, Call&& call) const {
         if (range.empty() || pieces_.empty()) return;
         auto piece = pieces_.upper_bound(range.begin.raw);
         if (piece != pieces_.begin()) --piece;
         for (; piece != pieces_.end() && piece->first < range.end.raw; ++piece) {
-            const u64 begin = std::max(piece->first, range.begin.raw), end = std::min(piece->second.end, range.end.raw);
+            const u64 begin = std::max(piece->first, range.begin.raw),
+                      end = std::min(piece->second.end, range.end.raw);
             if (begin < end) call(PfnRange{Pfn{begin}, Pfn{end}}, piece->second.value);
         }
     }
-    template <typename Call>
-    void visit_all(Call&& call) const {
+    template <typename Call> void visit_all(Call&& call) const {
         for (const auto& [begin, piece] : pieces_) call(PfnRange{Pfn{begin}, Pfn{piece.end}}, piece.value);
     }
     /// Calls `call`(PfnRange) for every part of `range` that has no value, ascending.
-    template <typename Call>
-    void visit_gaps(PfnRange range, Call&& call) const {
+    template <typename Call> void visit_gaps(PfnRange range, Call&& call) const {
         Pfn at = range.begin;
         visit(range, [&](PfnRange part, const Value&) {
             if (at < part.begin) call(PfnRange{at, part.begin});

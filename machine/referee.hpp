@@ -122,6 +122,8 @@ public:
     void kernel_boots(Generation generation, const KernelTraits& traits);
     /// Liveupdate turned out on or off, KHO too (after the command line and boot decided).
     void kernel_has_luo(bool on);
+    /// LUO turned itself off with this log line: what only it could claim is lost, and said to be.
+    void luo_declined(std::string_view why);
     /// A component (file handler by compatible) that could claim carried resources is registered.
     void claimer_present(std::string_view compatible);
     void user_space_reached();
@@ -157,6 +159,8 @@ public:
     /// `forgets`: the edition drops what was tracked (6.16, 6.18).
     void kho_aborted(bool forgets);
     void kho_restored(Folio folio, std::string_view who);
+    /// A sub-tree or other memory was found and read by who had preserved it, and stays where it is.
+    void kho_retrieved(PfnRange frames, std::string_view who);
     /// A restore function told its caller that there is nothing (NULL, an errno): what was promised there is lost, and
     /// said to be.
     void kho_restore_failed(Pfn pfn, std::string_view who);

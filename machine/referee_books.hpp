@@ -7,11 +7,13 @@
 //   Carried       what generation g promised, as it stood at the jump: frames, content hashes, files. `staged` while
 //                 g is about to jump, `carried` while its successor runs, gone at the successor's own jump.
 //
-// A Source is somebody who preserves memory: one KHO user, or one file of a handler. Frames point at their source, and
-// the source says whether they are promised, so that a promise is made or ended in one place however many frames it has.
+// A Source is somebody who preserves memory: one KHO user, or one file of a handler. Frames point at their source,
+// and the source says whether they are promised, so that a promise is made or ended in one place however many frames
+// it has.
 #pragma once
 
 #include <array>
+#include <cstring>
 #include <fmt/format.h>
 #include <map>
 #include <memory_resource>
@@ -64,7 +66,7 @@ enum class Origin : u8 {
     reserve_mem,  // judged by the entry's name
     handler,      // a file's frames: judged with the file
     subsystem,
-    direct,       // bench, modules: whoever calls KHO by himself
+    direct,  // bench, modules: whoever calls KHO by himself
 };
 
 enum class PromiseState : u8 {
@@ -78,16 +80,17 @@ struct Source {
     Origin origin = Origin::direct;
     bool has_token = false;
     u64 token = 0;
-    bool intent = true;      // its owner still wants it kept
+    bool intent = true;  // its owner still wants it kept
     bool promised = false;
     bool suspended = false;  // its cancel callback has begun: its frames may go, the promise still stands
+    bool excused = false;    // given up while KHO was finalized: it could not be unpreserved
     PromiseState state = PromiseState::open;
 };
 
 /// Frames that KHO tracks. `order`: of the folios in it, -1 for a range without folios.
 struct Kept {
     u32 source = 0;
-    i8 order = -1;
+    i32 order = -1;
     bool metadata = true;
     bool operator==(const Kept&) const = default;
 };
@@ -107,7 +110,7 @@ struct PageHash {
 struct CarriedFile {
     explicit CarriedFile(std::pmr::memory_resource* memory) : extents(memory) {}
     NameId compatible = no_name;
-    bool has_view = false;      // the kernel could show the file at the jump
+    bool has_view = false;  // the kernel could show the file at the jump
     u64 size = 0, pos = 0;
     std::pmr::vector<FileExtent> extents;
     PromiseState state = PromiseState::open;
@@ -135,7 +138,7 @@ struct Carried {
     std::pmr::vector<PageHash> hashes;  // ascending; frames that are all zero have none
     IntervalMap<NameId> names;
     // What the successor did with it.
-    IntervalMap<Member> restored, refused;
+    IntervalMap<Member> restored, retrieved, refused;
     std::pmr::string said;  // a log line about damage: what is lost now is announced
 };
 
@@ -144,9 +147,10 @@ struct OutgoingFile {
     u64 file_id = 0;
     bool promised = false;
     bool prepared = false, by_event = false;  // by_event: prepared alone, not in a pass over all files
+    bool frozen = false;
     bool saw_prepare = false;
     bool late_handler = false;
-    std::optional<u64> pos;                   // as the handler read it last
+    std::optional<u64> pos;  // as the handler read it last
 };
 
 /// What LUO does, for luo.legal and luo.rollback.
@@ -155,9 +159,10 @@ struct LuoBook {
     struct Subsystem {
         NameId name;
         bool prepared;
+        u8 called;  // callbacks that ran in this request, a bit each
     };
     LuoState state = LuoState::undefined;
-    LuoState before = LuoState::undefined;   // when the last request had ended
+    LuoState before = LuoState::undefined;  // when the last request had ended
     bool finalized_in_request = false;
     std::pmr::vector<Subsystem> subsystems;  // in registration order
     std::pmr::set<NameId> left;              // unregistered
@@ -166,10 +171,11 @@ struct LuoBook {
     std::optional<LuoCallback> pass, file_pass;
     std::size_t next_index = 0;
     u64 next_token = 0;
-    bool rolling_back_allowed = false;       // a prepare or freeze pass has begun in this request
+    bool rolling_back_allowed = false;  // a prepare or freeze pass has begun in this request
     std::optional<std::size_t> failed_index;
     LuoCallback failed_in = LuoCallback::prepare;
-    NameId running = no_name;                // subsystem whose callback runs
+    NameId running = no_name;  // subsystem whose callback runs
+    LuoCallback running_in = LuoCallback::boot;
     bool file_running = false;
     u64 file_token = 0;
 };
@@ -188,11 +194,12 @@ struct KernelBooks {
     bool has_luo = false;
     bool user_space = false;
     bool handover_accepted = false;
+    std::pmr::string luo_declined;  // LUO's own word on why it is off
     bool kho_finalized = false;
     IntervalMap<Owner> owners;
-    IntervalMap<Member> pool;       // frames that the allocator ever got; free if they have no owner
+    IntervalMap<Member> pool;  // frames that the allocator ever got; free if they have no owner
     IntervalMap<Member> inherited;
-    IntervalMap<Member> leaked;     // found already
+    IntervalMap<Member> leaked;  // found already
     IntervalMap<Kept> kept;
     std::pmr::vector<Source> sources;
     IntervalMap<NameId> names;
@@ -218,12 +225,11 @@ public:
 
     // referee_report.cpp
     template <typename... Args>
-    void report(InvariantId id, std::string_view resource, const FrameList& frames, fmt::format_string<Args...> format,
-                const Args&... args) {
+    void report(InvariantId id, std::string_view resource, const FrameList& frames,
+                fmt::format_string<Args...> format, const Args&... args) {
         if (!muted(id)) add_finding(id, resource, frames, text(format, args...));
     }
-    template <typename... Args>
-    std::pmr::string text(fmt::format_string<Args...> format, const Args&... args) {
+    template <typename... Args> std::pmr::string text(fmt::format_string<Args...> format, const Args&... args) {
         std::pmr::string out(memory);
         fmt::vformat_to(std::back_inserter(out), format, fmt::make_format_args(args...));
         return out;
@@ -238,12 +244,16 @@ public:
 
     // referee_kho.cpp
     void flush_run();
-    IntervalMap<Kept>& kept() { flush_run(); return kernel->kept; }
+    IntervalMap<Kept>& kept() {
+        flush_run();
+        return kernel->kept;
+    }
     void begin_run(const Referee::Preserved& preserved);
     u32 source_for(std::string_view who);
     Origin origin_of(std::string_view who) const;
     void restore_part(Folio folio, PfnRange part, const Kept& carried_as, std::string_view who);
     FrameList changed_frames(PfnRange frames) const;
+    void judge_content(const Source& source, NameId name, PfnRange part, std::string_view who);
     void revive(NameId name, CarriedReserve& reserve, PhysRange range);
 
     // referee_frames.cpp
@@ -259,11 +269,9 @@ public:
     bool overhead(const Source& source) const;
     std::string_view overhead_name();
     /// Calls `call`(PfnRange, const Kept*) for inherited frames that nobody restored, freed or owns.
-    template <typename Call>
-    void visit_unclaimed(Call&& call);
+    template <typename Call> void visit_unclaimed(Call&& call);
     /// Calls `call`(PfnRange, std::string_view owner, FrameClass) for every frame in use by the books.
-    template <typename Call>
-    void visit_in_use(Call&& call);
+    template <typename Call> void visit_in_use(Call&& call);
     void become_overhead_after_failed_freeze();
 
     // referee_promises.cpp
@@ -290,6 +298,8 @@ public:
     void settle_file(Carried& from, u64 token, CarriedFile& file, std::string_view why);
     void settle_source(Carried& from, u32 source, std::string_view why);
     void close_file(Carried& from, u64 token, PromiseState state);
+    /// An errno that says "not now": the caller may come again.
+    static bool can_try_again(Errno error);
     Loss announced(const Carried& from, std::string_view why, std::pmr::string& storage);
     bool out_of_reach(const Carried& from, u64 token, const CarriedFile& file) const;
     void judge_user_space();
@@ -299,7 +309,8 @@ public:
 
     // referee_luo.cpp
     void request_ended(LuoEvent event, const Result<>& result);
-    void judge_rollback(LuoEvent event, const Result<>& result);
+    void judge_completeness(LuoEvent event);
+    void judge_rollback(LuoEvent event, const Result<>& result, bool finalized_in_request);
     void subsystem_begins(NameId name, LuoCallback callback);
     void subsystem_ends(NameId name, LuoCallback callback, const Result<>& result);
     void check_phase(std::string_view what, LuoCallback callback);
@@ -336,7 +347,7 @@ public:
     /// The run of preserve calls that goes on: neighbours of the same kind are one interval.
     struct Run {
         u64 begin = 0, end = ~u64{0};
-        i8 order = -1;
+        i32 order = -1;
         bool metadata = true;
         u32 source = 0;
     } run;

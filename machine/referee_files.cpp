@@ -1,13 +1,14 @@
 // The referee's book of files: preserved by token, promised, retrieved once, equal to what they were.
 //
-// A file is compared as user space sees it, page by page of the file, wherever its pages lie: a hole and a page of zeros are
-// the same. Size and position are compared too; the position as the handler read it last, in prepare or freeze.
+// A file is compared as user space sees it, page by page of the file, wherever its pages lie: a hole and a page of
+// zeros are the same. Size and position are compared too; the position as the handler read it last, in prepare or
+// freeze.
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
 namespace kexec_sim {
 
-// --- Outgoing -------------------------------------------------------------------------------------------------------
+// --- Outgoing ----------------------------------------------------------------------------------------------------
 
 void Referee::set_file_source(FileSource source, void* context) {
     books_->file_source = source;
@@ -33,8 +34,11 @@ void Referee::file_unpreserved(u64 token) {
     RefereeBooks& books = *books_;
     books.flush_run();
     books.kernel->files.erase(token);
-    for (Source& source : books.kernel->sources)
-        if (source.has_token && source.token == token) source.intent = source.promised = false;
+    for (Source& source : books.kernel->sources) {
+        if (!source.has_token || source.token != token) continue;
+        source.intent = source.promised = false;
+        source.excused = source.excused || books.kernel->kho_finalized;
+    }
 }
 
 void RefereeBooks::check_file_order(u64 token, LuoCallback callback) {
@@ -55,6 +59,7 @@ void RefereeBooks::file_begins(u64 token, NameId compatible, LuoCallback callbac
     flush_run();
     LuoBook& luo = kernel->luo;
     luo.file_running = true;
+    luo.running_in = callback;
     luo.file_token = token;
     check_file_order(token, callback);
     const std::pmr::string what = text("file {:#x}", token);
@@ -71,13 +76,14 @@ void RefereeBooks::file_begins(u64 token, NameId compatible, LuoCallback callbac
     OutgoingFile& file = outgoing->second;
     const bool unprepared = file.saw_prepare && !file.prepared;
     if (callback == LuoCallback::prepare && file.prepared)
-        report(InvariantId::luo_legal, what, {}, "the prepare callback of {} runs; it is prepared already", described(token, compatible));
-    if ((callback == LuoCallback::freeze || callback == LuoCallback::cancel) && unprepared)
-        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; it is not prepared", luo_callback_name(callback),
+        report(InvariantId::luo_legal, what, {}, "the prepare callback of {} runs; it is prepared already",
                described(token, compatible));
+    if ((callback == LuoCallback::freeze || callback == LuoCallback::cancel) && unprepared)
+        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; it is not prepared",
+               luo_callback_name(callback), described(token, compatible));
     if (callback == LuoCallback::cancel) {
         suspend(compatible, true, token);
-        // Cancelled alone, by its own event, it is promised no more; in a pass the promise ends when the caller is told.
+        // Cancelled alone, by its own event, it is promised no more; in a pass that happens when the caller is told.
         if (luo.running == no_name) {
             file.promised = false;
             for (Source& source : kernel->sources)
@@ -103,6 +109,8 @@ void RefereeBooks::file_ends(u64 token, LuoCallback callback, const Result<>& re
         file.prepared = result.has_value();
         file.by_event = luo.running == no_name;
     }
+    if (callback == LuoCallback::freeze) file.frozen = result.has_value();
+    if (callback != LuoCallback::freeze) file.frozen = false;
     if (callback == LuoCallback::cancel) {
         file.prepared = file.by_event = false;
         file.pos.reset();
@@ -113,7 +121,8 @@ void RefereeBooks::file_ends(u64 token, LuoCallback callback, const Result<>& re
             if (source.has_token && source.token == token) source.intent = false;
 }
 
-void Referee::file_callback(u64 token, std::string_view compatible, LuoCallback callback, std::optional<Result<>> result) {
+void Referee::file_callback(u64 token, std::string_view compatible, LuoCallback callback,
+                            std::optional<Result<>> result) {
     if (!attached) return;
     RefereeBooks& books = *books_;
     u64 file_id = 0;
@@ -128,11 +137,12 @@ void Referee::file_callback(u64 token, std::string_view compatible, LuoCallback 
         if (reads_position) file_id = file->second.file_id;
     }
     if (!reads_position) return;
-    const std::optional<FileView> view = books.file_source(books.file_source_context, file_id);  // kernel code: no guard
+    const std::optional<FileView> view =
+        books.file_source(books.file_source_context, file_id);  // kernel code: no guard
     if (view) books.kernel->files.at(token).pos = view->pos;
 }
 
-// --- Incoming -------------------------------------------------------------------------------------------------------
+// --- Incoming ----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -211,8 +221,8 @@ void RefereeBooks::own_file(u64 token, const FileView& view) {
     for (const PfnRange part : owned) kernel->owners.assign(part, owner);
     if (!free.empty())
         report(InvariantId::frame_exclusive, text("file {:#x}", token), free,
-               "frame {:#x} is free memory of generation {}'s allocator; file {:#x} was restored with it", free.first[0],
-               kernel->generation, token);
+               "frame {:#x} is free memory of generation {}'s allocator; file {:#x} was restored with it",
+               free.first[0], kernel->generation, token);
 }
 
 void Referee::file_restored(u64 token, const FileView& view) {
@@ -247,7 +257,8 @@ void Referee::file_restore_failed(u64 token, Errno error) {
     if (!attached) return;
     const MachineEntry entry;
     const auto known = books_->carried.files.find(token);
-    if (known != books_->carried.files.end() && known->second.state == PromiseState::open) known->second.told = error;
+    if (known == books_->carried.files.end() || known->second.state != PromiseState::open) return;
+    if (!RefereeBooks::can_try_again(error)) known->second.told = error;
 }
 
 }  // namespace kexec_sim

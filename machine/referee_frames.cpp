@@ -1,11 +1,13 @@
 // The referee's book of owners: what the page allocator hands out and takes back.
 //
-// A frame is in the pool once the allocator got it, and free while it has no owner. Three questions are answered here:
-// does a frame get a second owner, or one while it is promised (frame.exclusive); what is left over when no update is
-// open (frame.accounted); what is in use (expect.memory_in_use).
+// A frame is in the pool once the allocator got it, and free while it has no owner. Three questions are answered
+// here: does a frame get a second owner, or one while it is promised (frame.exclusive); what is left over when no
+// update is open (frame.accounted); what is in use (expect.memory_in_use).
 //
 // Frames that the successor's boot reserved because the map says so are `inherited`: neither in the pool nor owned
 // until somebody restores or frees them.
+#include <algorithm>
+
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
@@ -28,9 +30,6 @@ bool in_use_class(FrameClass frame_class) {
     return false;
 }
 
-/// A file's pages are its own business; what describes it is the update's.
-bool file_content(const Source& source, const Kept& kept) { return source.origin == Origin::handler && !kept.metadata; }
-
 }  // namespace
 
 FrameList RefereeBooks::free_frames(PfnRange frames) const {
@@ -43,7 +42,9 @@ FrameList RefereeBooks::free_frames(PfnRange frames) const {
 
 FrameList RefereeBooks::shared_frames(PfnRange frames) const {
     FrameList list;
-    kernel->owners.visit(frames, [&](PfnRange part, const Owner&) { list.add(part); });
+    kernel->owners.visit(frames, [&](PfnRange part, const Owner& owner) {
+        if (owner.site != no_name) list.add(part);  // none: only a class was given to it
+    });
     return list;
 }
 
@@ -67,16 +68,18 @@ void RefereeBooks::handed_out(PfnRange frames, const Owner& owner) {
     for (const auto& [index, list] : promised) {
         const NameId* name = carried.names.find(Pfn{list.first[0]});
         const Source& source = carried.sources[index];
-        report(InvariantId::frame_exclusive, resource_of(source, name ? *name : no_name), list,
-               "frame {:#x} was promised to {} by generation {} and is not restored; generation {}'s allocator handed "
-               "it out to {}",
-               list.first[0], described(source, name ? *name : no_name), carried.by, kernel->generation, site);
+        report(
+            InvariantId::frame_exclusive, resource_of(source, name ? *name : no_name), list,
+            "frame {:#x} was promised to {} by generation {} and is not restored; generation {}'s allocator handed "
+            "it out to {}",
+            list.first[0], described(source, name ? *name : no_name), carried.by, kernel->generation, site);
     }
     std::pmr::map<u32, FrameList> kept_here(memory);
     if (!kernel->sources.empty())
         kept().visit(frames, [&](PfnRange part, const Kept& entry) {
             const Source& source = kernel->sources[entry.source];
-            if (source.promised && !source.suspended && source.origin >= Origin::handler) kept_here[entry.source].add(part);
+            if (source.promised && !source.suspended && source.origin >= Origin::handler)
+                kept_here[entry.source].add(part);
         });
     for (const auto& [index, list] : kept_here)
         report(InvariantId::frame_exclusive, resource_of(kernel->sources[index]), list,
@@ -85,8 +88,9 @@ void RefereeBooks::handed_out(PfnRange frames, const Owner& owner) {
     const FrameList shared = kept_here.empty() ? shared_frames(frames) : FrameList{};
     if (!shared.empty()) {
         const Owner* other = kernel->owners.find(Pfn{shared.first[0]});
-        report(InvariantId::frame_exclusive, site, shared, "frame {:#x} belongs to {}; the allocator handed it out to {}",
-               shared.first[0], other ? names.text(other->site) : std::string_view("?"), site);
+        report(InvariantId::frame_exclusive, site, shared,
+               "frame {:#x} belongs to {}; the allocator handed it out to {}", shared.first[0],
+               other ? names.text(other->site) : std::string_view("?"), site);
     }
     kernel->owners.assign(frames, owner);
 }
@@ -94,14 +98,13 @@ void RefereeBooks::handed_out(PfnRange frames, const Owner& owner) {
 void RefereeBooks::returned(PfnRange frames) {
     const FrameList twice = free_frames(frames);
     if (!twice.empty())
-        report(InvariantId::kernel_sane, "allocator", twice, "frame {:#x} is free; it was given back to the allocator again",
-               twice.first[0]);
+        report(InvariantId::kernel_sane, "allocator", twice,
+               "frame {:#x} is free; it was given back to the allocator again", twice.first[0]);
     kernel->owners.erase(frames);
     kernel->pool.assign(frames, {});
 }
 
-template <typename Call>
-void RefereeBooks::visit_unclaimed(Call&& call) {
+template <typename Call> void RefereeBooks::visit_unclaimed(Call&& call) {
     kernel->inherited.visit_all([&](PfnRange all, const Member&) {
         carried.restored.visit_gaps(all, [&](PfnRange kept_back) {
             kernel->pool.visit_gaps(kept_back, [&](PfnRange not_freed) {
@@ -114,8 +117,7 @@ void RefereeBooks::visit_unclaimed(Call&& call) {
     });
 }
 
-template <typename Call>
-void RefereeBooks::visit_in_use(Call&& call) {
+template <typename Call> void RefereeBooks::visit_in_use(Call&& call) {
     kernel->owners.visit_all([&](PfnRange part, const Owner& owner) {
         const bool is_overhead = owner.frame_class == FrameClass::overhead;
         call(part, is_overhead ? overhead_name() : names.text(owner.site), owner.frame_class);
@@ -142,8 +144,7 @@ public:
             fresh_.push_back(part);
         });
     }
-    template <typename Say>
-    void say(Say&& say_one) {
+    template <typename Say> void say(Say&& say_one) {
         for (const auto& [resource, list] : lists_) say_one(books_.names.text(resource), list);
         for (const PfnRange part : fresh_) books_.kernel->leaked.assign(part, {});
     }
@@ -160,15 +161,15 @@ void RefereeBooks::judge_accounts(std::string_view moment) {
     Leftovers left(*this);
     kept().visit_all([&](PfnRange part, const Kept& entry) {
         const Source& source = kernel->sources[entry.source];
-        if (!source.intent || (source.origin != Origin::handler && source.origin != Origin::subsystem)) return;
+        if (source.excused || (source.origin != Origin::handler && source.origin != Origin::subsystem)) return;
         kernel->pool.visit(part, [&](PfnRange pooled, const Member&) {
             kernel->owners.visit_gaps(pooled, [&](PfnRange gap) { left.note(resource_of(source), gap); });
         });
     });
     left.say([&](std::string_view resource, const FrameList& list) {
         report(InvariantId::frame_accounted, resource, list,
-               "frame {:#x} is preserved for {}; after {} it is free memory of the allocator", list.first[0], resource,
-               moment);
+               "frame {:#x} is preserved for {}; after {} it is free memory of the allocator", list.first[0],
+               resource, moment);
     });
 }
 
@@ -228,11 +229,13 @@ void RefereeBooks::become_overhead_after_failed_freeze() {
     }
 }
 
-// --- The allocator's boundary -------------------------------------------------------------------------------------
+// --- The allocator's boundary ------------------------------------------------------------------------------------
 
 void Referee::frames_to_allocator(PfnRange frames) {
     if (!attached) return;
     const MachineEntry entry;
+    // Whoever had them from memblock (a scratch area) gives them up by this.
+    books_->kernel->owners.erase(frames);
     books_->kernel->pool.assign(frames, {});
 }
 
@@ -242,12 +245,13 @@ void Referee::frames_handed_out(PfnRange frames, std::string_view site, FrameCla
     RefereeBooks& books = *books_;
     const LuoBook& luo = books.kernel->luo;
     Owner owner{books.names.id(site), frame_class};
-    // LUO and handlers allocate for nothing but updates; a subsystem's or module's pages count if a callback took them.
-    if (frame_class == FrameClass::luo || frame_class == FrameClass::handler)
+    // LUO allocates for nothing but updates; the pages of others count if a callback took them to save its state.
+    const bool saving = (luo.running != no_name || luo.file_running) &&
+                        (luo.running_in == LuoCallback::prepare || luo.running_in == LuoCallback::freeze);
+    if (frame_class == FrameClass::luo)
         owner.of_update = books.kernel->user_space;
-    else
-        owner.of_update = (frame_class == FrameClass::subsystem || frame_class == FrameClass::bench) &&
-                          (luo.running != no_name || luo.file_running);
+    else if (frame_class != FrameClass::agent)
+        owner.of_update = saving && in_use_class(frame_class);
     books.handed_out(frames, owner);
 }
 

@@ -1,19 +1,19 @@
 // The referee's book of preserved memory: KHO's exported functions and reserve_mem.
 //
-// Preserve calls come by the million, in address order. The run that goes on is compared first; only where a call does not
-// continue it is a book touched at all.
+// Preserve calls come by the million, in address order. The run that goes on is compared first; only where a call
+// does not continue it is a book touched at all.
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
 namespace kexec_sim {
 
-// --- Preserving -----------------------------------------------------------------------------------------------------
+// --- Preserving --------------------------------------------------------------------------------------------------
 
 void Referee::kho_preserved(const Preserved& preserved) {
     if (!attached) return;
     const MachineEntry entry;
     RefereeBooks::Run& run = books_->run;
-    const i8 order = preserved.order ? static_cast<i8>(preserved.order->raw) : i8{-1};
+    const i32 order = preserved.order ? static_cast<i32>(preserved.order->raw) : i32{-1};
     if (preserved.frames.begin.raw == run.end && order == run.order && preserved.metadata == run.metadata &&
         preserved.who == books_->run_who) {
         run.end = preserved.frames.end.raw;
@@ -27,7 +27,7 @@ void RefereeBooks::begin_run(const Referee::Preserved& preserved) {
     if (preserved.frames.empty()) return;
     run_who.assign(preserved.who);
     run.source = source_for(preserved.who);
-    run.order = preserved.order ? static_cast<i8>(preserved.order->raw) : i8{-1};
+    run.order = preserved.order ? static_cast<i32>(preserved.order->raw) : i32{-1};
     run.metadata = preserved.metadata;
     run.begin = preserved.frames.begin.raw;
     run.end = preserved.frames.end.raw;
@@ -107,7 +107,7 @@ void Referee::name_frames(PfnRange frames, std::string_view resource) {
     books_->kernel->names.assign(frames, books_->names.id(resource));
 }
 
-// --- Restoring ------------------------------------------------------------------------------------------------------
+// --- Restoring ---------------------------------------------------------------------------------------------------
 
 FrameList RefereeBooks::changed_frames(PfnRange frames) const {
     FrameList changed;
@@ -132,7 +132,8 @@ void RefereeBooks::restore_part(Folio folio, PfnRange part, const Kept& as, std:
     carried.restored.visit(part, [&](PfnRange before, const Member&) { again.add(before); });
     if (!again.empty()) {
         report(InvariantId::frame_once, resource_of(source, name), again,
-               "frame {:#x} of {} was restored already; {} restored it again", again.first[0], described(source, name), who);
+               "frame {:#x} of {} was restored already; {} restored it again", again.first[0],
+               described(source, name), who);
         return;
     }
     FrameList list;
@@ -141,16 +142,21 @@ void RefereeBooks::restore_part(Folio folio, PfnRange part, const Kept& as, std:
         report(InvariantId::frame_once, resource_of(source, name), list,
                "frame {:#x} of {} was preserved in a folio of order {}; {} restored it with order {}", list.first[0],
                described(source, name), static_cast<int>(as.order), who, folio.order.raw);
-    if (!source.promised) return;
+    if (source.promised) judge_content(source, name, part, who);
+}
+
+/// What is claimed must be nobody else's, and as it was.
+void RefereeBooks::judge_content(const Source& source, NameId name, PfnRange part, std::string_view who) {
     if (const FrameList free = free_frames(part); !free.empty())
         report(InvariantId::frame_exclusive, resource_of(source, name), free,
-               "frame {:#x} of {} is free memory of generation {}'s allocator; {} restored it all the same",
+               "frame {:#x} of {} is free memory of generation {}'s allocator; {} claims it all the same",
                free.first[0], described(source, name), kernel->generation, who);
     if (const FrameList shared = shared_frames(part); !shared.empty()) {
         const Owner* other = kernel->owners.find(Pfn{shared.first[0]});
         report(InvariantId::frame_exclusive, resource_of(source, name), shared,
-               "frame {:#x} of {} belongs to {} in generation {}; {} restored it all the same", shared.first[0],
-               described(source, name), other ? names.text(other->site) : std::string_view("?"), kernel->generation, who);
+               "frame {:#x} of {} belongs to {} in generation {}; {} claims it all the same", shared.first[0],
+               described(source, name), other ? names.text(other->site) : std::string_view("?"), kernel->generation,
+               who);
     }
     if (const FrameList changed = changed_frames(part); !changed.empty())
         report(InvariantId::frame_intact, resource_of(source, name), changed,
@@ -191,6 +197,19 @@ void Referee::kho_restored(Folio folio, std::string_view who) {
     books.kernel->owners.assign(frames, owner);
 }
 
+void Referee::kho_retrieved(PfnRange frames, std::string_view who) {
+    if (!attached) return;
+    const MachineEntry entry;
+    RefereeBooks& books = *books_;
+    books.carried.frames.visit(frames, [&](PfnRange part, const Kept& as) {
+        const Source& source = books.carried.sources[as.source];
+        const NameId* name = books.carried.names.find(part.begin);
+        if (source.promised && source.state != PromiseState::over && !books.carried.restored.touches(part))
+            books.judge_content(source, name ? *name : no_name, part, who);
+        books.carried.retrieved.assign(part, {});
+    });
+}
+
 void Referee::kho_restore_failed(Pfn pfn, std::string_view) {
     if (!attached) return;
     const MachineEntry entry;
@@ -202,7 +221,7 @@ void Referee::kho_restore_failed(Pfn pfn, std::string_view) {
     carried.refused.assign(pfn_range(head, u64{1} << order), {});
 }
 
-// --- reserve_mem ----------------------------------------------------------------------------------------------------
+// --- reserve_mem -------------------------------------------------------------------------------------------------
 
 void Referee::reserve_mem_allocated(std::string_view name, PhysRange range) {
     if (!attached) return;
@@ -213,13 +232,14 @@ void Referee::reserve_mem_allocated(std::string_view name, PhysRange range) {
 void RefereeBooks::revive(NameId name, CarriedReserve& reserve, PhysRange range) {
     const std::pmr::string resource = text("reserve_mem {}", names.text(name));
     if (reserve.range != range)
-        report(InvariantId::luo_resource, resource, {}, "{} lay at {:#x}-{:#x} in generation {}; it was revived at {:#x}-{:#x}",
-               resource, reserve.range.begin.raw, reserve.range.end.raw, carried.by, range.begin.raw, range.end.raw);
+        report(InvariantId::luo_resource, resource, {},
+               "{} lay at {:#x}-{:#x} in generation {}; it was revived at {:#x}-{:#x}", resource,
+               reserve.range.begin.raw, reserve.range.end.raw, carried.by, range.begin.raw, range.end.raw);
     const PfnRange frames{range.begin.pfn(), PhysAddr{range.end.raw + page_bytes - 1}.pfn()};
     if (const FrameList changed = changed_frames(frames); !changed.empty())
         report(InvariantId::frame_intact, resource, changed,
-               "frame {:#x} of {} has other content than it had when generation {} jumped", changed.first[0], resource,
-               carried.by);
+               "frame {:#x} of {} has other content than it had when generation {} jumped", changed.first[0],
+               resource, carried.by);
     if (const FrameList free = free_frames(frames); !free.empty())
         report(InvariantId::frame_exclusive, resource, free,
                "frame {:#x} of {} is free memory of generation {}'s allocator; it was revived all the same",

@@ -7,19 +7,13 @@
 //   a panic                               everything that is open; the panic is the announcement
 //   the end of the scenario               what cannot be claimed any more
 //
-// A loss is announced (loss.reported) if a log line or an errno said so, else silent (loss.silent). Power loss and reset
-// are not the kernel's fault and end promises without a finding.
+// A loss is announced (loss.reported) if a log line or an errno said so, else silent (loss.silent). Power loss and
+// reset are not the kernel's fault and end promises without a finding.
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
 namespace kexec_sim {
 namespace {
-
-/// An errno that says "not now": the caller may come again.
-bool can_try_again(Errno error) {
-    return error == Errno::ok || error == Errno::emfile || error == Errno::enfile || error == Errno::ebusy ||
-           error == Errno::eagain || error == Errno::eintr;
-}
 
 bool lost_on_its_own(const Source& source) {
     return source.promised && source.state == PromiseState::open &&
@@ -27,6 +21,11 @@ bool lost_on_its_own(const Source& source) {
 }
 
 }  // namespace
+
+bool RefereeBooks::can_try_again(Errno error) {
+    return error == Errno::ok || error == Errno::emfile || error == Errno::enfile || error == Errno::ebusy ||
+           error == Errno::eagain || error == Errno::eintr;
+}
 
 void RefereeBooks::close_file(Carried& from, u64 token, PromiseState state) {
     for (Source& source : from.sources)
@@ -54,28 +53,30 @@ void RefereeBooks::lose_source(Carried& from, u32 index, const Loss& loss) {
     const IntervalMap<Kept>& again = kept();
     from.frames.visit_all([&](PfnRange part, const Kept& entry) {
         if (entry.source != index) return;
-        from.restored.visit_gaps(part, [&](PfnRange gap) {
-            if (&from == &staged) return note(gap);
-            again.visit_gaps(gap, note);
-            again.visit(gap, [&](PfnRange here, const Kept& anew) {
-                if (!kernel->sources[anew.source].promised) note(here);
+        from.restored.visit_gaps(part, [&](PfnRange left) {
+            from.retrieved.visit_gaps(left, [&](PfnRange gap) {
+                if (&from == &staged) return note(gap);
+                again.visit_gaps(gap, note);
+                again.visit(gap, [&](PfnRange here, const Kept& anew) {
+                    if (!kernel->sources[anew.source].promised) note(here);
+                });
             });
         });
     });
     source.state = PromiseState::over;
     for (const auto& [name, frames] : lost)
         report(loss.said ? InvariantId::loss_reported : InvariantId::loss_silent, resource_of(source, name), frames,
-               "frame {:#x} of {} was promised by generation {}; {}{}", frames.first[0], described(source, name), from.by,
-               loss.why, loss.said ? "" : ", and nobody said so");
+               "frame {:#x} of {} was promised by generation {}; {}{}", frames.first[0], described(source, name),
+               from.by, loss.why, loss.said ? "" : ", and nobody said so");
 }
 
 void RefereeBooks::lose_reserve(Carried& from, NameId name, CarriedReserve& reserve, const Loss& loss) {
     reserve.state = PromiseState::over;
     FrameList frames;
     frames.add({reserve.range.begin.pfn(), PhysAddr{reserve.range.end.raw + page_bytes - 1}.pfn()});
-    report(loss.said ? InvariantId::loss_reported : InvariantId::loss_silent, text("reserve_mem {}", names.text(name)),
-           frames, "reserve_mem {} was promised by generation {}; {}{}", names.text(name), from.by, loss.why,
-           loss.said ? "" : ", and nobody said so");
+    report(loss.said ? InvariantId::loss_reported : InvariantId::loss_silent,
+           text("reserve_mem {}", names.text(name)), frames, "reserve_mem {} was promised by generation {}; {}{}",
+           names.text(name), from.by, loss.why, loss.said ? "" : ", and nobody said so");
 }
 
 void RefereeBooks::lose(Carried& from, const Loss& loss) {
@@ -117,31 +118,40 @@ void RefereeBooks::settle_source(Carried& from, u32 index, std::string_view why)
 
 void RefereeBooks::judge_user_space() {
     if (!carried.known) return;
+    std::pmr::string why(memory), storage(memory);
+    if (!kernel->handover_accepted) {
+        why = text("generation {} reached user space without having looked at the handover", kernel->generation);
+        return lose(carried, announced(carried, why, storage));
+    }
     const bool luo_has_it = kernel->has_luo && kernel->luo.state == LuoState::updated;
-    std::pmr::string why = text("generation {} reached user space without having looked at the handover", kernel->generation);
-    std::pmr::string storage(memory);
-    if (!kernel->handover_accepted) return lose(carried, announced(carried, why, storage));
+    Loss loss{false, {}};
+    if (!kernel->has_luo) {
+        // What the log says about the map does not announce this: only LUO's own word does.
+        loss.said = !kernel->luo_declined.empty();
+        why = text("generation {} reached user space without a live update orchestrator{}{}", kernel->generation,
+                   loss.said ? ": " : "", kernel->luo_declined);
+        loss.why = why;
+    } else if (!luo_has_it) {
+        why = text("generation {} reached user space in state {}, with nothing to restore from", kernel->generation,
+                   luo_state_name(kernel->luo.state));
+        loss = announced(carried, why, storage);
+    }
     for (auto& [token, file] : carried.files) {
         if (file.state != PromiseState::open) continue;
-        if (!kernel->has_luo)
-            why = text("generation {} reached user space without a live update orchestrator", kernel->generation);
-        else if (!luo_has_it)
-            why = text("generation {} reached user space in state {}, with nothing to restore from", kernel->generation,
-                       luo_state_name(kernel->luo.state));
-        else if (!file.late_handler && !kernel->claimers.contains(file.compatible))
+        if (!luo_has_it) {
+            lose_file(carried, token, file, loss);
+        } else if (!file.late_handler && !kernel->claimers.contains(file.compatible)) {
             why = text("generation {} reached user space without a handler for it", kernel->generation);
-        else
-            continue;
-        settle_file(carried, token, file, why);
+            lose_file(carried, token, file, announced(carried, why, storage));
+        }
     }
-    if (!luo_has_it)
-        why = text("generation {} reached user space with no orchestrator that knows of it", kernel->generation);
     for (u32 index = 0; index < carried.sources.size(); ++index)
-        if (!luo_has_it && lost_on_its_own(carried.sources[index]) && carried.sources[index].origin == Origin::subsystem)
-            settle_source(carried, index, why);
+        if (!luo_has_it && lost_on_its_own(carried.sources[index]) &&
+            carried.sources[index].origin == Origin::subsystem)
+            lose_source(carried, index, loss);
     why = text("generation {} did not ask for it", kernel->generation);
     for (auto& [name, reserve] : carried.reserves)
-        if (reserve.state == PromiseState::open) lose_reserve(carried, name, reserve, announced(carried, why, storage));
+        if (reserve.state == PromiseState::open) lose_reserve(carried, name, reserve, {false, why});
 }
 
 void RefereeBooks::judge_next_jump() {
@@ -157,7 +167,8 @@ void RefereeBooks::judge_next_jump() {
     for (u32 index = 0; index < carried.sources.size(); ++index)
         if (lost_on_its_own(carried.sources[index])) settle_source(carried, index, why);
     for (auto& [name, reserve] : carried.reserves)
-        if (reserve.state == PromiseState::open) lose_reserve(carried, name, reserve, announced(carried, why, storage));
+        if (reserve.state == PromiseState::open)
+            lose_reserve(carried, name, reserve, announced(carried, why, storage));
 }
 
 void RefereeBooks::judge_finish() {
@@ -175,7 +186,8 @@ void RefereeBooks::judge_finish() {
         close_file(carried, token, PromiseState::claimed);
     }
     for (Source& source : carried.sources)
-        if (source.state == PromiseState::open && source.origin != Origin::direct && source.origin != Origin::reserve_mem)
+        if (source.state == PromiseState::open && source.origin != Origin::direct &&
+            source.origin != Origin::reserve_mem)
             source.state = PromiseState::claimed;
 }
 
@@ -202,15 +214,17 @@ void RefereeBooks::judge_end() {
         bool gone = false;
         carried.frames.visit_all([&](PfnRange part, const Kept& entry) {
             if (entry.source != index || gone) return;
-            carried.restored.visit_gaps(part, [&](PfnRange gap) {
-                gone = gone || kernel->pool.touches(gap) || carried.refused.touches(gap);
+            carried.restored.visit_gaps(part, [&](PfnRange left) {
+                carried.retrieved.visit_gaps(left, [&](PfnRange gap) {
+                    gone = gone || kernel->pool.touches(gap) || carried.refused.touches(gap);
+                });
             });
         });
         if (gone) settle_source(carried, index, why);
     }
 }
 
-// --- Moments --------------------------------------------------------------------------------------------------------
+// --- Moments -----------------------------------------------------------------------------------------------------
 
 void Referee::user_space_reached() {
     if (!attached) return;
@@ -228,7 +242,8 @@ void Referee::handover_accepted() {
 void Referee::handover_refused(std::string_view why) {
     if (!attached) return;
     const MachineEntry entry;
-    const std::pmr::string reason = books_->text("generation {} refused the handover: {}", books_->kernel->generation, why);
+    const std::pmr::string reason =
+        books_->text("generation {} refused the handover: {}", books_->kernel->generation, why);
     books_->lose(books_->carried, {true, reason});
 }
 
@@ -242,7 +257,8 @@ void Referee::kernel_ended(KernelEnd end) {
     if (!attached) return;
     const MachineEntry entry;
     RefereeBooks& books = *books_;
-    if (books.last_generation && !books.ends.contains(*books.last_generation)) books.ends.emplace(*books.last_generation, end);
+    if (books.last_generation && !books.ends.contains(*books.last_generation))
+        books.ends.emplace(*books.last_generation, end);
     switch (end) {
     case KernelEnd::kexec: break;  // jump() has moved what is open to the successor
     case KernelEnd::scenario: books.judge_end(); break;
@@ -258,6 +274,7 @@ void Referee::kernel_ended(KernelEnd end) {
     case KernelEnd::reset:
     case KernelEnd::power_loss: break;
     }
+    books.file_source = nullptr;
     if (end == KernelEnd::panic || end == KernelEnd::reset || end == KernelEnd::power_loss) {
         books.carried.clear();
         books.staged.clear();

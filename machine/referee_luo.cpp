@@ -4,9 +4,9 @@
 //   prepared --FREEZE--> frozen                prepared --CANCEL, failed FREEZE--> normal
 //   frozen   --CANCEL--> normal                updated  --FINISH--> normal        frozen --kexec--> the next kernel
 //
-// Callbacks of a pass come in registration order, those of files by ascending token. When subsystem k refuses, 0..k-1 are
-// cancelled in the same order and k and later ones are not: odd, but written so. After a failed freeze that leaves them
-// prepared and KHO finalized, and after a failed prepare the state may be prepared: that is legal, and no rollback.
+// Callbacks of a pass come in registration order, those of files by ascending token. When subsystem k refuses, 0..k-1
+// are cancelled in the same order, and k and later ones are not: odd, but written so. A failed freeze leaves those
+// prepared and KHO finalized, and a failed prepare may leave the state prepared: legal, and yet no rollback.
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
@@ -70,6 +70,7 @@ void RefereeBooks::end_pass() {
     luo.next_token = 0;
     luo.rolling_back_allowed = false;
     luo.finalized_in_request = false;
+    for (LuoBook::Subsystem& subsystem : luo.subsystems) subsystem.called = 0;
 }
 
 void Referee::luo_state(LuoState from, LuoState to) {
@@ -81,41 +82,44 @@ void Referee::luo_state(LuoState from, LuoState to) {
         books.report(InvariantId::luo_legal, "LUO", {}, "the state was {}; LUO says that it switched from {}",
                      luo_state_name(luo.state), luo_state_name(from));
     if (from != to && !legal(from, to))
-        books.report(InvariantId::luo_legal, "LUO", {}, "LUO switched from {} to {}; the edition has no such transition",
-                     luo_state_name(from), luo_state_name(to));
+        books.report(InvariantId::luo_legal, "LUO", {},
+                     "LUO switched from {} to {}; the edition has no such transition", luo_state_name(from),
+                     luo_state_name(to));
     if (from == LuoState::undefined) luo.before = to;  // boot, not a request
     luo.state = to;
 }
 
-// --- Requests -------------------------------------------------------------------------------------------------------
+// --- Requests ----------------------------------------------------------------------------------------------------
 
 void RefereeBooks::request_ended(LuoEvent event, const Result<>& result) {
     LuoBook& luo = kernel->luo;
     const LuoState was = luo.before, is = luo.state;
     const bool finalized_here = luo.finalized_in_request;
     luo.before = is;
+    if (result && starts_from(event, was)) judge_completeness(event);
     end_pass();
     if (!starts_from(event, was)) {
         // Refused, or the reboot hook that has nothing to do: nothing may change.
         if (is != was)
-            report(InvariantId::luo_legal, "LUO", {}, "{} was asked for in state {}; the state is now {}", event_name(event),
-                   luo_state_name(was), luo_state_name(is));
+            report(InvariantId::luo_legal, "LUO", {}, "{} was asked for in state {}; the state is now {}",
+                   event_name(event), luo_state_name(was), luo_state_name(is));
         return;
     }
     if (result && is != leads_to(event))
-        report(InvariantId::luo_legal, "LUO", {}, "the caller was told that {} succeeded; the state is {}", event_name(event),
-               luo_state_name(is));
-    luo.finalized_in_request = finalized_here;
+        report(InvariantId::luo_legal, "LUO", {}, "the caller was told that {} succeeded; the state is {}",
+               event_name(event), luo_state_name(is));
     switch (event) {
     case LuoEvent::prepare:
-        if (result) promise(false);
-        else judge_rollback(event, result);
+        if (result)
+            promise(false);
+        else
+            judge_rollback(event, result, finalized_here);
         break;
     case LuoEvent::freeze:
-        if (!result) judge_rollback(event, result);
+        if (!result) judge_rollback(event, result, finalized_here);
         break;
     case LuoEvent::cancel:
-        if (result) judge_rollback(event, result);
+        if (result) judge_rollback(event, result, finalized_here);
         break;
     case LuoEvent::finish:
         if (!result) break;
@@ -123,28 +127,52 @@ void RefereeBooks::request_ended(LuoEvent event, const Result<>& result) {
         judge_accounts("finish");
         break;
     }
-    luo.finalized_in_request = false;
+}
+
+/// A pass that succeeded has called everybody who has such a callback. (Who was not cancelled: judge_rollback.)
+void RefereeBooks::judge_completeness(LuoEvent event) {
+    if (event == LuoEvent::cancel) return;
+    LuoCallback callback = LuoCallback::prepare;
+    if (event == LuoEvent::freeze) callback = LuoCallback::freeze;
+    if (event == LuoEvent::finish) callback = LuoCallback::finish;
+    for (const LuoBook::Subsystem& subsystem : kernel->luo.subsystems) {
+        if ((subsystem.called >> static_cast<unsigned>(callback)) & 1 || lacks(subsystem.name, callback)) continue;
+        report(InvariantId::luo_legal, text("subsystem {}", names.text(subsystem.name)), {},
+               "{} succeeded; the {} callback of subsystem {} never ran", event_name(event),
+               luo_callback_name(callback), names.text(subsystem.name));
+    }
+    if (event == LuoEvent::finish) return;  // files: judge_finish
+    for (const auto& [token, file] : kernel->files) {
+        const bool called = event == LuoEvent::prepare ? file.prepared : file.frozen;
+        if (called || lacks(file.compatible, callback)) continue;
+        report(InvariantId::luo_legal, text("file {:#x}", token), {}, "{} succeeded; the {} callback of {} never ran",
+               event_name(event), luo_callback_name(callback), described(token, file.compatible));
+    }
 }
 
 /// After a failed prepare, a failed freeze and a cancel everything must be as before the update.
-void RefereeBooks::judge_rollback(LuoEvent event, const Result<>& result) {
+void RefereeBooks::judge_rollback(LuoEvent event, const Result<>& result, bool finalized_in_request) {
     LuoBook& luo = kernel->luo;
     const std::pmr::string moment =
-        result ? text("{}", event_name(event)) : text("a {} that failed with {}", event_name(event), errno_name(result.error()));
+        result ? text("{}", event_name(event))
+               : text("a {} that failed with {}", event_name(event), errno_name(result.error()));
     if (event != LuoEvent::prepare) end_promises(false);
     if (luo.state != LuoState::normal) {
-        report(InvariantId::luo_rollback, "LUO", {}, "after {} the state is {}, not normal", moment, luo_state_name(luo.state));
+        report(InvariantId::luo_rollback, "LUO", {}, "after {} the state is {}, not normal", moment,
+               luo_state_name(luo.state));
         return;
     }
-    const bool finalized = kernel->kho_finalized && (event != LuoEvent::prepare || luo.finalized_in_request);
+    const bool finalized = kernel->kho_finalized && (event != LuoEvent::prepare || finalized_in_request);
     if (finalized)
-        report(InvariantId::luo_rollback, "KHO", {},
-               "after {} the state is normal, but KHO is still finalized: nothing can be preserved for another prepare", moment);
+        report(
+            InvariantId::luo_rollback, "KHO", {},
+            "after {} the state is normal, but KHO is still finalized: nothing can be preserved for another prepare",
+            moment);
     for (LuoBook::Subsystem& subsystem : luo.subsystems) {
         if (subsystem.prepared && !lacks(subsystem.name, LuoCallback::cancel))
             report(InvariantId::luo_rollback, text("subsystem {}", names.text(subsystem.name)), {},
-                   "after {} the state is normal, but subsystem {}, which had prepared, was never told to cancel", moment,
-                   names.text(subsystem.name));
+                   "after {} the state is normal, but subsystem {}, which had prepared, was never told to cancel",
+                   moment, names.text(subsystem.name));
         subsystem.prepared = false;
     }
     for (const auto& [token, file] : kernel->files)
@@ -164,7 +192,7 @@ void Referee::luo_request(LuoEvent event, Result<> result) {
     books_->request_ended(event, result);
 }
 
-// --- Subsystems -----------------------------------------------------------------------------------------------------
+// --- Subsystems --------------------------------------------------------------------------------------------------
 
 void Referee::subsystem_registered(std::string_view name) {
     if (!attached) return;
@@ -174,7 +202,7 @@ void Referee::subsystem_registered(std::string_view name) {
     luo.left.erase(id);
     for (const LuoBook::Subsystem& subsystem : luo.subsystems)
         if (subsystem.name == id) return;
-    luo.subsystems.push_back({id, false});
+    luo.subsystems.push_back({id, false, 0});
 }
 
 void Referee::subsystem_unregistered(std::string_view name) {
@@ -205,8 +233,8 @@ void RefereeBooks::check_phase(std::string_view what, LuoCallback callback) {
         break;
     }
     if (!allowed)
-        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; the state is {}", luo_callback_name(callback),
-               what, luo_state_name(luo.state));
+        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; the state is {}",
+               luo_callback_name(callback), what, luo_state_name(luo.state));
 }
 
 void RefereeBooks::check_order(NameId name, LuoCallback callback) {
@@ -225,8 +253,8 @@ void RefereeBooks::check_order(NameId name, LuoCallback callback) {
     if (index == luo.subsystems.size()) return;
     if (index < luo.next_index)
         report(InvariantId::luo_legal, text("subsystem {}", names.text(name)), {},
-               "the {} callback of subsystem {} runs after that of {}; it was registered before it", luo_callback_name(callback),
-               names.text(name), names.text(luo.subsystems[luo.next_index - 1].name));
+               "the {} callback of subsystem {} runs after that of {}; it was registered before it",
+               luo_callback_name(callback), names.text(name), names.text(luo.subsystems[luo.next_index - 1].name));
     luo.next_index = index + 1;
     const bool repaired = kernel->strict && luo.failed_in == LuoCallback::freeze;
     if (callback == LuoCallback::cancel && luo.failed_index && index >= *luo.failed_index && !repaired)
@@ -239,13 +267,15 @@ void RefereeBooks::subsystem_begins(NameId name, LuoCallback callback) {
     LuoBook& luo = kernel->luo;
     const std::pmr::string what = text("subsystem {}", names.text(name));
     if (luo.running != no_name)
-        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs inside one of {}", luo_callback_name(callback),
-               what, names.text(luo.running));
+        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs inside one of {}",
+               luo_callback_name(callback), what, names.text(luo.running));
     luo.running = name;
+    luo.running_in = callback;
     luo.file_pass.reset();
     luo.next_token = 0;
     if (luo.left.contains(name))
-        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; it was unregistered", luo_callback_name(callback), what);
+        report(InvariantId::luo_legal, what, {}, "the {} callback of {} runs; it was unregistered",
+               luo_callback_name(callback), what);
     check_phase(what, callback);
     check_order(name, callback);
     if (callback == LuoCallback::cancel) suspend(name, false, 0);
@@ -261,6 +291,7 @@ void RefereeBooks::subsystem_ends(NameId name, LuoCallback callback, const Resul
             luo.failed_index = index;
             luo.failed_in = callback;
         }
+        subsystem.called |= static_cast<u8>(1U << static_cast<unsigned>(callback));
         if (callback == LuoCallback::prepare) subsystem.prepared = result.has_value();
         if (callback == LuoCallback::cancel) subsystem.prepared = false;
     }

@@ -5,16 +5,24 @@
 //   before_jump                          -> staged      contents hashed, scratch and stale pointers looked at
 //   jump                                 -> carried     what the successor must find, until it claims or loses it
 //
-// Contents are hashed before anything that is handed over can be corrupted, one 64-bit hash for a frame that is not all
-// zero: a restore can then say which frames differ, and untouched memory costs nothing.
+// Contents are hashed before anything that is handed over can be corrupted, one 64-bit hash for a frame that is not
+// all zero: a restore can then say which frames differ, and untouched memory costs nothing.
 #include "machine/arena.hpp"
 #include "machine/referee_books.hpp"
 
 namespace kexec_sim {
 
 Carried::Carried(std::pmr::memory_resource* memory)
-    : frames(memory), sources(memory), files(memory), reserves(memory), hashes(memory), names(memory), restored(memory),
-      refused(memory), said(memory) {}
+    : frames(memory),
+      sources(memory),
+      files(memory),
+      reserves(memory),
+      hashes(memory),
+      names(memory),
+      restored(memory),
+      retrieved(memory),
+      refused(memory),
+      said(memory) {}
 
 void Carried::clear() {
     known = false;
@@ -26,6 +34,7 @@ void Carried::clear() {
     hashes.clear();
     names.clear();
     restored.clear();
+    retrieved.clear();
     refused.clear();
     said.clear();
 }
@@ -40,6 +49,7 @@ void Carried::swap(Carried& other) {
     hashes.swap(other.hashes);
     names.swap(other.names);
     restored.swap(other.restored);
+    retrieved.swap(other.retrieved);
     refused.swap(other.refused);
     said.swap(other.said);
 }
@@ -47,9 +57,11 @@ void Carried::swap(Carried& other) {
 void RefereeBooks::promise(bool direct_only) {
     flush_run();
     for (Source& source : kernel->sources) {
-        const bool of_luo = source.origin == Origin::luo || source.origin == Origin::handler ||
-                            source.origin == Origin::subsystem;
-        if (source.intent && !(direct_only && of_luo)) source.promised = true;
+        const bool of_luo =
+            source.origin == Origin::luo || source.origin == Origin::handler || source.origin == Origin::subsystem;
+        if (!source.intent || (direct_only && of_luo)) continue;
+        source.promised = true;
+        source.suspended = false;
     }
     for (auto& [name, reserve] : kernel->reserves) reserve.promised = true;
     if (!direct_only)
@@ -59,8 +71,8 @@ void RefereeBooks::promise(bool direct_only) {
 
 void RefereeBooks::end_promises(bool direct_too) {
     for (Source& source : kernel->sources) {
-        const bool of_luo = source.origin == Origin::luo || source.origin == Origin::handler ||
-                            source.origin == Origin::subsystem;
+        const bool of_luo =
+            source.origin == Origin::luo || source.origin == Origin::handler || source.origin == Origin::subsystem;
         if (!of_luo && !direct_too) continue;
         source.promised = false;
         source.suspended = false;
@@ -72,11 +84,14 @@ void RefereeBooks::end_promises(bool direct_too) {
 
 void RefereeBooks::suspend(NameId who, bool has_token, u64 token) {
     flush_run();
-    for (Source& source : kernel->sources)
-        if (source.has_token == has_token && (has_token ? source.token == token : source.who == who)) source.suspended = true;
+    for (Source& source : kernel->sources) {
+        if (source.has_token != has_token || (has_token ? source.token != token : source.who != who)) continue;
+        source.suspended = true;
+        source.excused = source.excused || kernel->kho_finalized;
+    }
 }
 
-// --- Staging --------------------------------------------------------------------------------------------------------
+// --- Staging -----------------------------------------------------------------------------------------------------
 
 void RefereeBooks::stage(Carried& out) {
     flush_run();
@@ -85,7 +100,7 @@ void RefereeBooks::stage(Carried& out) {
     out.by = kernel->generation;
     out.sources.assign(kernel->sources.begin(), kernel->sources.end());
     kernel->kept.visit_all([&](PfnRange part, const Kept& kept) {
-        // What is tracked is carried once KHO is finalized, promised or not: a leak in the successor has an owner.
+        // What is tracked is carried once KHO is finalized, promised or not: a leak then has an owner.
         if (kernel->kho_finalized || out.sources[kept.source].promised) out.frames.assign(part, kept);
     });
     Source kho;
@@ -104,7 +119,8 @@ void RefereeBooks::stage(Carried& out) {
         if (reserve.promised) out.reserves.emplace(name, CarriedReserve{reserve.range, PromiseState::open});
 }
 
-void RefereeBooks::stage_file(Carried& out, u64 token, const OutgoingFile& file, const std::optional<FileView>& view) {
+void RefereeBooks::stage_file(Carried& out, u64 token, const OutgoingFile& file,
+                              const std::optional<FileView>& view) {
     CarriedFile& carried_file = out.files.emplace(token, CarriedFile(memory)).first->second;
     carried_file.compatible = file.compatible;
     carried_file.late_handler = file.late_handler;
@@ -131,8 +147,7 @@ void RefereeBooks::stage_file(Carried& out, u64 token, const OutgoingFile& file,
     source.token = token;
     source.promised = true;
     out.sources.push_back(source);
-    for (const PfnRange part : bare)
-        out.frames.assign(part, {static_cast<u32>(out.sources.size() - 1), -1, false});
+    for (const PfnRange part : bare) out.frames.assign(part, {static_cast<u32>(out.sources.size() - 1), -1, false});
 }
 
 PfnRange RefereeBooks::in_ram(PfnRange frames) const {
@@ -154,6 +169,9 @@ void RefereeBooks::check_scratch(const IntervalMap<Kept>& frames, const std::pmr
                list.first[0], described(sources[index]));
 }
 
+/// FDT_PROP, big-endian, as a little-endian machine reads it.
+constexpr u64 fdt_property_tag = 0x0300'0000;
+
 void RefereeBooks::check_pointers(const Carried& out, u64 seed) {
     u64 slots = 0;
     for (Generation generation = 0; generation <= kernel->generation && generation < direct_map_slots; ++generation)
@@ -161,6 +179,11 @@ void RefereeBooks::check_pointers(const Carried& out, u64 seed) {
     if (kernel->generation >= direct_map_slots) slots = (u64{1} << direct_map_slots) - 1;
     const auto stale = [&](u64 word) {
         if (word < direct_map_base || word >= direct_map_address(direct_map_slots)) return false;
+        // Two 32-bit numbers side by side, as flattened trees have them, can look like a pointer: the index of a page
+        // behind the high half of an address, or the length of a property behind its tag. The low half tells them
+        // from pointers.
+        const u64 low = word & 0xffff'ffff;
+        if (low < page_bytes || low == fdt_property_tag) return false;
         const u64 slot = (word - direct_map_base) / direct_map_slot_bytes;
         return ((slots >> slot) & 1) && ram.contains(PhysAddr{(word - direct_map_base) % direct_map_slot_bytes}, 1);
     };
@@ -188,7 +211,8 @@ void RefereeBooks::check_pointers(const Carried& out, u64 seed) {
     });
     for (const auto& [index, entry] : found)
         report(InvariantId::abi_pointer, resource_of(out.sources[index]), entry.frames,
-               "the word at {:#x}, preserved by {}, is {:#x}, a pointer into the direct map of generation {} or an earlier "
+               "the word at {:#x}, preserved by {}, is {:#x}, a pointer into the direct map of generation {} or an "
+               "earlier "
                "one; the next kernel's direct map lies elsewhere",
                entry.at, described(out.sources[index]), entry.word, kernel->generation);
 }
@@ -196,7 +220,8 @@ void RefereeBooks::check_pointers(const Carried& out, u64 seed) {
 void RefereeBooks::hash_promised(Carried& out) {
     IntervalMap<Member> promised(memory);
     out.frames.visit_all([&](PfnRange part, const Kept& kept) {
-        if (out.sources[kept.source].promised && out.sources[kept.source].origin != Origin::kho) promised.assign(part, {});
+        if (out.sources[kept.source].promised && out.sources[kept.source].origin != Origin::kho)
+            promised.assign(part, {});
     });
     for (const auto& [name, reserve] : out.reserves)
         promised.assign({reserve.range.begin.pfn(), PhysAddr{reserve.range.end.raw + page_bytes - 1}.pfn()}, {});
@@ -236,7 +261,7 @@ void RefereeBooks::look_at(Carried& out, u64 seed) {
     hash_promised(out);
 }
 
-// --- The jump -------------------------------------------------------------------------------------------------------
+// --- The jump ----------------------------------------------------------------------------------------------------
 
 void Referee::before_jump(u64 seed) {
     if (!attached) return;
@@ -249,7 +274,7 @@ void Referee::before_jump(u64 seed) {
     }
     for (const auto& [token, file] : books.kernel->files) {
         if (!file.promised) continue;
-        // The source is code of the kernel: what it does is not the machine's doing, so it runs outside the guard.
+        // The source is code of the kernel: what it does is not the machine's doing, so it runs unguarded.
         std::optional<FileView> view;
         if (books.file_source) view = books.file_source(books.file_source_context, file.file_id);
         const MachineEntry entry;
@@ -265,7 +290,8 @@ void Referee::jump(bool handover_passed) {
     RefereeBooks& books = *books_;
     if (books.kernel->luo.state == LuoState::prepared)
         books.report(InvariantId::luo_legal, "LUO", {},
-                     "generation {} jumped in state prepared; a handover is frozen before the jump", books.kernel->generation);
+                     "generation {} jumped in state prepared; a handover is frozen before the jump",
+                     books.kernel->generation);
     books.carried.clear();
     books.carried.swap(books.staged);
     books.end_promises(true);  // of the kernel that is gone; they are the successor's to keep now

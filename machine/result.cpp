@@ -13,9 +13,9 @@ struct Name {
 };
 
 const auto& table() {
-    static const std::array<Name, 37> names = {{
+    static const std::array<Name, 38> names = {{
         {Errno::eperm, "EPERM"}, {Errno::enoent, "ENOENT"}, {Errno::esrch, "ESRCH"}, {Errno::eintr, "EINTR"},
-        {Errno::eio, "EIO"}, {Errno::enxio, "ENXIO"}, {Errno::e2big, "E2BIG"}, {Errno::ebadf, "EBADF"},
+        {Errno::eio, "EIO"}, {Errno::enxio, "ENXIO"}, {Errno::e2big, "E2BIG"}, {Errno::enoexec, "ENOEXEC"}, {Errno::ebadf, "EBADF"},
         {Errno::eagain, "EAGAIN"}, {Errno::enomem, "ENOMEM"}, {Errno::eacces, "EACCES"}, {Errno::efault, "EFAULT"},
         {Errno::ebusy, "EBUSY"}, {Errno::eexist, "EEXIST"}, {Errno::enodev, "ENODEV"}, {Errno::enotdir, "ENOTDIR"},
         {Errno::eisdir, "EISDIR"}, {Errno::einval, "EINVAL"}, {Errno::enfile, "ENFILE"}, {Errno::emfile, "EMFILE"},
@@ -45,7 +45,7 @@ Errno errno_by_name(std::string_view name) {
 
 const std::string* errno_names(std::size_t* count) {
     static const auto names = [] {
-        std::array<std::string, 37> result;
+        std::array<std::string, 38> result;
         for (std::size_t i = 0; i < result.size(); ++i) result[i] = table()[i].name;
         return result;
     }();

@@ -17,7 +17,7 @@ namespace kexec_sim {
 /// Linux errnos by value, spelled as in errno.h but in lower case. Values are those of x86-64.
 enum class Errno : int {
     ok = 0,
-    eperm = 1, enoent = 2, esrch = 3, eintr = 4, eio = 5, enxio = 6, e2big = 7, ebadf = 9, eagain = 11,
+    eperm = 1, enoent = 2, esrch = 3, eintr = 4, eio = 5, enxio = 6, e2big = 7, enoexec = 8, ebadf = 9, eagain = 11,
     enomem = 12, eacces = 13, efault = 14, ebusy = 16, eexist = 17, enodev = 19, enotdir = 20, eisdir = 21,
     einval = 22, enfile = 23, emfile = 24, enotty = 25, efbig = 27, enospc = 28, espipe = 29, erofs = 30,
     erange = 34, edeadlk = 35, enametoolong = 36, enosys = 38, enodata = 61, eproto = 71, eoverflow = 75,

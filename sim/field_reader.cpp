@@ -15,14 +15,19 @@ std::string flow_text(std::string_view text) {
         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
                c == '-' || c == '(' || c == ')' || c == '/';
     };
-    if (!text.empty() && text.front() != '-' && std::all_of(text.begin(), text.end(), plain)) return std::string(text);
+    if (!text.empty() && text.front() != '-' && std::all_of(text.begin(), text.end(), plain))
+        return std::string(text);
     std::string quoted = "\"";
     for (char c : text) {
         if (c == '"' || c == '\\') quoted += '\\';
-        if (c == '\n') quoted += "\\n";
-        else if (c == '\t') quoted += "\\t";
-        else if (c == '\r') quoted += "\\r";
-        else quoted += c;
+        if (c == '\n')
+            quoted += "\\n";
+        else if (c == '\t')
+            quoted += "\\t";
+        else if (c == '\r')
+            quoted += "\\r";
+        else
+            quoted += c;
     }
     return quoted + '"';
 }
@@ -43,25 +48,25 @@ FieldValue FieldReader::read(const FieldSpec& field, const Node& node) const {
     value.pos = node.pos;
     value.given = true;
     switch (field.type) {
-        case FieldType::size: value.number = scalars_.size(node, field.name, field.max); break;
-        case FieldType::duration: value.number = scalars_.duration(node, field.name); break;
-        case FieldType::number:
-        case FieldType::pfn: value.number = scalars_.number(node, field.name, field.max); break;
-        case FieldType::boolean: value.number = scalars_.boolean(node, field.name) ? 1 : 0; break;
-        case FieldType::string: value.text = scalars_.line(node, field.name); break;
-        case FieldType::text: value.text = scalars_.text(node, field.name); break;
-        case FieldType::bytes: read_bytes(node, value); break;
-        case FieldType::fill: read_fill(node, value); break;
-        case FieldType::bind:
-        case FieldType::ref: value.text = scalars_.line(node, field.name, "a name"); break;
-        case FieldType::choice: value.text = scalars_.choice(node, field.name, field.values); break;
-        case FieldType::choice_list: read_list(node, value); break;
-        case FieldType::order_map: read_orders(node, value); break;
-        case FieldType::callback: read_callback(node, value); break;
-        case FieldType::event: read_event(node, value); break;
-        case FieldType::file:
-            value.text = (folder_ / scalars_.line(node, field.name, "a file name")).lexically_normal().string();
-            break;
+    case FieldType::size: value.number = scalars_.size(node, field.name, field.max); break;
+    case FieldType::duration: value.number = scalars_.duration(node, field.name); break;
+    case FieldType::number:
+    case FieldType::pfn: value.number = scalars_.number(node, field.name, field.max); break;
+    case FieldType::boolean: value.number = scalars_.boolean(node, field.name) ? 1 : 0; break;
+    case FieldType::string: value.text = scalars_.line(node, field.name); break;
+    case FieldType::text: value.text = scalars_.text(node, field.name); break;
+    case FieldType::bytes: read_bytes(node, value); break;
+    case FieldType::fill: read_fill(node, value); break;
+    case FieldType::bind:
+    case FieldType::ref: value.text = scalars_.line(node, field.name, "a name"); break;
+    case FieldType::choice: value.text = scalars_.choice(node, field.name, field.values); break;
+    case FieldType::choice_list: read_list(node, value); break;
+    case FieldType::order_map: read_orders(node, value); break;
+    case FieldType::callback: read_callback(node, value); break;
+    case FieldType::event: read_event(node, value); break;
+    case FieldType::file:
+        value.text = (folder_ / scalars_.line(node, field.name, "a file name")).lexically_normal().string();
+        break;
     }
     return value;
 }
@@ -119,7 +124,8 @@ void FieldReader::read_list(const Node& node, FieldValue& value) const {
 void FieldReader::read_orders(const Node& node, FieldValue& value) const {
     const FieldSpec& field = *value.field;
     if (!node.is_map())
-        scalars_.error(node.pos, fmt::format("'{}' needs {}, not {}", field.name, field_type_text(field), node.kind_name()));
+        scalars_.error(node.pos,
+                       fmt::format("'{}' needs {}, not {}", field.name, field_type_text(field), node.kind_name()));
     for (const NodeEntry& entry : node.entries) {
         const auto order = parse_u64(entry.key);
         if (!order || *order > 63)

@@ -65,6 +65,8 @@ void KernelInstance::boot() {
     traits.strict = kernel.config.strict_defects;
     machine.referee.kernel_boots(machine.generation, traits);
     kernel.boot();
+    if (kho_edition.notifier_chain)
+        static_cast<void>(kho.register_notifier(0, [this](kho::NotifierAction action) { return bench_notified(action); }));
     for (const std::string& module : kernel.config.modules)
         if (const auto loaded = modules.load(module); !loaded)
             kernel.log.err("module {}: failed to load: {}", module.substr(module.rfind('/') + 1), errno_name(loaded.error()));
@@ -77,6 +79,16 @@ void KernelInstance::boot() {
         if (state.blackout_running) state.blackouts_ns.push_back(machine.clock.now_ns() - state.blackout_start_ns);
         state.blackout_running = false;
     }
+}
+
+/// As lib/test_kho.c does it: whatever goes wrong is NOTIFY_BAD.
+kho::NotifyResult KernelInstance::bench_notified(kho::NotifierAction action) {
+    if (action == kho::NotifierAction::abort) return kho::NotifyResult::done();
+    for (const BenchTree& tree : bench_subtrees) {
+        if (!kho.preserve_folio(tree.folio, "bench")) return kho::NotifyResult::bad();
+        if (!kho.add_subtree(tree.name, tree.folio.pfn.phys())) return kho::NotifyResult::bad();
+    }
+    return kho::NotifyResult::done();
 }
 
 Agent* KernelInstance::agent() {

@@ -53,13 +53,17 @@ public:
     std::map<std::string, std::unique_ptr<luo::ScriptedSubsystem>> subsystems;
     /// Scripted subsystems that were unregistered; their call lists can still be asked for.
     std::map<std::string, std::unique_ptr<luo::ScriptedSubsystem>> gone_subsystems;
-    /// Sub-trees that the bench's notifier adds at finalize (editions with a notifier chain).
-    std::map<std::string, u64> bench_subtrees;
+    /// Sub-trees that the bench's notifier preserves and adds at finalize (editions with a notifier chain).
+    struct BenchTree { std::string name; Folio folio; };
+    std::vector<BenchTree> bench_subtrees;
 
     Machine& machine;
     RunState& state;
     const Scenario& scenario;
     u32 kernel_index;
+
+private:
+    kho::NotifyResult bench_notified(kho::NotifierAction action);
 };
 
 }  // namespace kexec_sim::sim

@@ -36,7 +36,7 @@ Output::Output(const std::string& path) {
 
 Output::~Output() {
     try {
-        flush();
+        if (!waiting_.empty()) flush();
     } catch (const UserError&) {
         // Whoever wants to hear of it calls flush(); here an error is already on its way.
     }

@@ -19,7 +19,8 @@ std::string shortened(std::string_view text) {
 
 }  // namespace
 
-void Scalars::wrong_type(const Node& node, std::string_view what, std::string_view wanted, std::string_view text) const {
+void Scalars::wrong_type(const Node& node, std::string_view what, std::string_view wanted,
+                         std::string_view text) const {
     if (node.is_scalar()) error(node.pos, fmt::format("'{}' needs {}, not '{}'", what, wanted, shortened(text)));
     error(node.pos, fmt::format("'{}' needs {}, not {}", what, wanted, node.kind_name()));
 }
@@ -29,7 +30,8 @@ std::string Scalars::text(const Node& node, std::string_view what, std::string_v
     Substituted result = substitute(node.text, values_);
     if (!result.error.empty()) error(node.pos, result.error);
     read_bytes_ += result.text.size();
-    if (read_bytes_ > read_bytes_max) error(node.pos, "with 'each' and '${…}' the file has more than 64 MiB of text here");
+    if (read_bytes_ > read_bytes_max)
+        error(node.pos, "with 'each' and '${…}' the file has more than 64 MiB of text here");
     return std::move(result.text);
 }
 
@@ -40,7 +42,8 @@ bool Scalars::knows(std::string_view name) const {
 std::string Scalars::line(const Node& node, std::string_view what, std::string_view wanted) const {
     std::string value = text(node, what, wanted);
     if (value.empty()) error(node.pos, fmt::format("'{}' needs {}; it is empty", what, wanted));
-    if (value.find('\n') != std::string::npos) error(node.pos, fmt::format("'{}' needs {} on one line", what, wanted));
+    if (value.find('\n') != std::string::npos)
+        error(node.pos, fmt::format("'{}' needs {} on one line", what, wanted));
     return value;
 }
 
@@ -79,10 +82,12 @@ bool Scalars::boolean(const Node& node, std::string_view what) const {
 }
 
 std::string Scalars::choice(const Node& node, std::string_view what, std::span<const std::string_view> values) const {
-    const std::string wanted = fmt::format("{}{}", values.size() > 1 ? "one of " : "", fmt::join(values.begin(), values.end(), ", "));
+    const std::string wanted =
+        fmt::format("{}{}", values.size() > 1 ? "one of " : "", fmt::join(values.begin(), values.end(), ", "));
     const std::string value = text(node, what, wanted);
     if (std::find(values.begin(), values.end(), value) == values.end())
-        error(node.pos, fmt::format("'{}' needs {}, not '{}'{}", what, wanted, shortened(value), did_you_mean(value, values)));
+        error(node.pos,
+              fmt::format("'{}' needs {}, not '{}'{}", what, wanted, shortened(value), did_you_mean(value, values)));
     return value;
 }
 
@@ -97,7 +102,8 @@ void Scalars::check_map(const Node& node, std::string_view what, std::span<const
     if (!node.is_map()) wrong_type(node, what, "a map", node.text);
     for (const NodeEntry& entry : node.entries)
         if (std::find(keys.begin(), keys.end(), entry.key) == keys.end())
-            error(entry.pos, fmt::format("unknown key '{}' in '{}'{}", shortened(entry.key), what, did_you_mean(entry.key, keys)));
+            error(entry.pos, fmt::format("unknown key '{}' in '{}'{}", shortened(entry.key), what,
+                                         did_you_mean(entry.key, keys)));
 }
 
 void Scalars::check_sequence(const Node& node, std::string_view what) const {

@@ -28,7 +28,9 @@ class Scalars {
 public:
     /// `read_bytes` counts for the whole file. It, `file` and the texts of `values` outlive this.
     Scalars(const SourceFile& file, std::vector<Substitution> values, u64& read_bytes)
-        : file_(file), values_(std::move(values)), read_bytes_(read_bytes) {}
+        : file_(file),
+          values_(std::move(values)),
+          read_bytes_(read_bytes) {}
 
     /// The same with one value more.
     Scalars with(Substitution value) const {

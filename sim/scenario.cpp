@@ -12,9 +12,9 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr std::string_view scenario_keys[] = {"format", "scenario", "summary", "seed", "machine", "kernels",
-                                              "parameters", "modules", "faults", "steps", "expect",
-                                              "under-faults", "reproduces"};
+constexpr std::string_view scenario_keys[] = {"format",  "scenario",     "summary",   "seed",   "machine",
+                                              "kernels", "parameters",   "modules",   "faults", "steps",
+                                              "expect",  "under-faults", "reproduces"};
 
 constexpr std::size_t parameters_max = 1000;
 
@@ -34,8 +34,13 @@ void bind_reserve_mem(std::string_view cmdline, NameBook& names) {
 /// Reads one file: the sections in the order of the page that describes them, then the names.
 class ScenarioParser {
 public:
-    ScenarioParser(const SourceFile& file, const Node& root, const std::filesystem::path& path, const LoadOptions& options)
-        : file_(file), root_(root), path_(path), folder_(path.parent_path()), options_(options) {}
+    ScenarioParser(const SourceFile& file, const Node& root, const std::filesystem::path& path,
+                   const LoadOptions& options)
+        : file_(file),
+          root_(root),
+          path_(path),
+          folder_(path.parent_path()),
+          options_(options) {}
 
     Scenario parse() {
         const Scalars plain(file_, {}, read_bytes_);
@@ -63,11 +68,14 @@ public:
 private:
     /// Before anything else: of another version nothing can be said.
     void check_format(const Scalars& scalars) const {
-        if (!root_.is_map()) file_.error(root_.pos, fmt::format("a scenario file is a map that begins with 'format: 1', not {}", root_.kind_name()));
+        if (!root_.is_map())
+            file_.error(root_.pos, fmt::format("a scenario file is a map that begins with 'format: 1', not {}",
+                                               root_.kind_name()));
         const Node* format = root_.find("format");
         if (!format) file_.error(root_.pos, "'format' is missing; a scenario file begins with 'format: 1'");
         const u64 version = scalars.number(*format, "format");
-        if (version != 1) file_.error(format->pos, fmt::format("format {} is not known; this program reads format 1", version));
+        if (version != 1)
+            file_.error(format->pos, fmt::format("format {} is not known; this program reads format 1", version));
     }
 
     const Node& require(std::string_view key) const {
@@ -79,12 +87,15 @@ private:
     void parse_parameters(const Scalars& plain) {
         std::vector<std::string_view> names;
         if (const Node* node = root_.find("parameters")) {
-            if (!node->is_map()) file_.error(node->pos, fmt::format("'parameters' needs a map, not {}", node->kind_name()));
+            if (!node->is_map())
+                file_.error(node->pos, fmt::format("'parameters' needs a map, not {}", node->kind_name()));
             if (node->entries.size() > parameters_max)
                 file_.error(node->pos, fmt::format("more than {} parameters", parameters_max));
             for (const NodeEntry& entry : node->entries) {
                 if (!is_parameter_name(entry.key))
-                    file_.error(entry.pos, fmt::format("'{}' cannot be a parameter; use letters, digits, '-', '_' and '.'", entry.key));
+                    file_.error(
+                        entry.pos,
+                        fmt::format("'{}' cannot be a parameter; use letters, digits, '-', '_' and '.'", entry.key));
                 if (entry.value.is_scalar() && entry.value.text.find("${") != std::string::npos)
                     file_.error(entry.value.pos, "a parameter cannot refer to another");
                 scenario_.parameters[entry.key] = plain.text(entry.value, entry.key, "a value");
@@ -132,9 +143,11 @@ private:
         names_.bind(NameKind::agent, "main");
         for (const KernelSpec& kernel : scenario_.kernels) bind_reserve_mem(kernel.cmdline, names_);
         for (const Step& step : scenario_.steps)
-            if (step.id == StepId::kexec_load && step.has("cmdline")) bind_reserve_mem(step.get_text("cmdline"), names_);
+            if (step.id == StepId::kexec_load && step.has("cmdline"))
+                bind_reserve_mem(step.get_text("cmdline"), names_);
         std::set<std::string> given = options_.extra_names;
-        if (scenario_.machine.from_handover() && options_.bench_names) given.merge(options_.bench_names(scenario_.machine.boot_params));
+        if (scenario_.machine.from_handover() && options_.bench_names)
+            given.merge(options_.bench_names(scenario_.machine.boot_params));
         for (const std::string& name : given) {
             names_.bind(NameKind::bench, name);
             names_.bind(NameKind::mark, name);

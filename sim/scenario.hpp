@@ -44,9 +44,9 @@ namespace kexec_sim::sim {
 struct FieldValue {
     const FieldSpec* field = nullptr;
     SourcePos pos;
-    bool given = false;              // written in the file; false: the default
-    std::string text;                // as written, ${…} replaced; of `bytes` the raw bytes, of `file` the path
-    u64 number = 0;                  // size, duration, number, pfn, event, boolean
+    bool given = false;  // written in the file; false: the default
+    std::string text;    // as written, ${…} replaced; of `bytes` the raw bytes, of `file` the path
+    u64 number = 0;      // size, duration, number, pfn, event, boolean
     Fill fill;
     std::vector<std::string> list;
     std::map<u64, u64> orders;
@@ -56,8 +56,8 @@ struct Step {
     const StepSpec* spec = nullptr;
     StepId id{};
     SourcePos pos;
-    u32 index = 0;                   // in `steps`
-    std::string expected = "ok";     // "ok", an errno name, "panic", "deadlock", "blocked", "dead", "exit N"
+    u32 index = 0;                // in `steps`
+    std::string expected = "ok";  // "ok", an errno name, "panic", "deadlock", "blocked", "dead", "exit N"
     SourcePos expected_pos;
     std::string note;
     std::string text;                // the step in flow style, as narrated: memfd.create: {name: a, size: 4096}
@@ -94,17 +94,17 @@ struct KernelSpec {
     std::string release;
     std::string cmdline;
     u64 image_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
-    bool strict_defects = false;       // `defects: strict`
-    std::set<std::string> without;     // components that this kernel was built without: "memfd"
+    bool strict_defects = false;    // `defects: strict`
+    std::set<std::string> without;  // components that this kernel was built without: "memfd"
     bool debug = false;
     bool numa = true;
-    CostModel cost;                    // `fast`, `typical`, or `fast` with figures of the scenario's own
+    CostModel cost;  // `fast`, `typical`, or `fast` with figures of the scenario's own
 };
 
 struct MachineSpec {
     SourcePos pos;
-    u64 memory_bytes = 0;              // 0 where the machine starts from an image
-    std::vector<u64> node_bytes;       // by node, in order of address; 0: memoryless
+    u64 memory_bytes = 0;                      // 0 where the machine starts from an image
+    std::vector<u64> node_bytes;               // by node, in order of address; 0: memoryless
     std::filesystem::path image, boot_params;  // a machine that starts from a handover
     bool from_handover() const { return !image.empty(); }
 };
@@ -112,8 +112,8 @@ struct MachineSpec {
 struct FindingsSpec {
     enum class Kind : u8 { none, exactly, any_of };
     Kind kind = Kind::none;
-    std::vector<std::string> ids;      // exactly: all of these; any_of: at least one of these (if not empty)
-    std::vector<std::string> may;      // any_of: these may appear as well
+    std::vector<std::string> ids;  // exactly: all of these; any_of: at least one of these (if not empty)
+    std::vector<std::string> may;  // any_of: these may appear as well
     bool may_any = false;
 };
 
@@ -133,16 +133,16 @@ struct Reproduces {
     std::string scenario;
     u64 seed = 1;
     std::vector<PlannedFault> plan;
-    std::string trace_hash;            // 32 hex digits
+    std::string trace_hash;  // 32 hex digits
 };
 
 struct Scenario {
-    std::filesystem::path path;        // as the user named it
+    std::filesystem::path path;  // as the user named it
     u64 format = 1;
     std::string name, summary;
     u64 seed = 1;
     MachineSpec machine;
-    std::vector<KernelSpec> kernels;   // at least one; the last one repeats
+    std::vector<KernelSpec> kernels;                             // at least one; the last one repeats
     std::map<std::string, std::string, std::less<>> parameters;  // after overrides
     std::vector<std::filesystem::path> modules;
     std::vector<PlannedFault> faults;

@@ -1,3 +1,5 @@
+// `faults:` of a scenario: each entry becomes a PlannedFault, and what could not be carried out at its
+// point is refused, because a plan that does nothing would look like one that was survived.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -7,27 +9,27 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr FaultKind all_kinds[] = {FaultKind::fail, FaultKind::panic, FaultKind::power_loss, FaultKind::kill_agent,
-                                   FaultKind::delay, FaultKind::drop, FaultKind::flip, FaultKind::zero,
-                                   FaultKind::truncate, FaultKind::replace, FaultKind::misdirect,
-                                   FaultKind::duplicate, FaultKind::skip, FaultKind::lie};
+constexpr FaultKind all_kinds[] = {
+    FaultKind::fail,      FaultKind::panic,     FaultKind::power_loss, FaultKind::kill_agent, FaultKind::delay,
+    FaultKind::drop,      FaultKind::flip,      FaultKind::zero,       FaultKind::truncate,   FaultKind::replace,
+    FaultKind::misdirect, FaultKind::duplicate, FaultKind::skip,       FaultKind::lie};
 
 bool takes_argument(FaultKind kind) {
     switch (kind) {
-        case FaultKind::fail:
-        case FaultKind::delay:
-        case FaultKind::flip:
-        case FaultKind::zero:
-        case FaultKind::truncate:
-        case FaultKind::replace:
-        case FaultKind::misdirect:
-        case FaultKind::lie: return true;
-        case FaultKind::panic:
-        case FaultKind::power_loss:
-        case FaultKind::kill_agent:
-        case FaultKind::drop:
-        case FaultKind::duplicate:
-        case FaultKind::skip: return false;
+    case FaultKind::fail:
+    case FaultKind::delay:
+    case FaultKind::flip:
+    case FaultKind::zero:
+    case FaultKind::truncate:
+    case FaultKind::replace:
+    case FaultKind::misdirect:
+    case FaultKind::lie: return true;
+    case FaultKind::panic:
+    case FaultKind::power_loss:
+    case FaultKind::kill_agent:
+    case FaultKind::drop:
+    case FaultKind::duplicate:
+    case FaultKind::skip: return false;
     }
     return false;
 }
@@ -61,28 +63,28 @@ void parse_replace(const Node& node, FaultAction& action, const Scalars& scalars
 void parse_argument(const Node& node, FaultAction& action, const Scalars& scalars) {
     const std::string_view name = fault_kind_name(action.kind);
     switch (action.kind) {
-        case FaultKind::fail:
-        case FaultKind::lie: action.error = parse_errno(node, name, scalars); return;
-        case FaultKind::delay: action.delay_ns = scalars.duration(node, name); return;
-        case FaultKind::truncate: action.length = scalars.size(node, name); return;
-        case FaultKind::misdirect: action.address = scalars.number(node, name); return;
-        case FaultKind::replace: parse_replace(node, action, scalars); return;
-        case FaultKind::flip:
-            scalars.check_map(node, name, {"offset", "bit"});
-            action.offset = scalars.size(scalars.require(node, "offset", name), "offset");
-            action.bit = scalars.number(scalars.require(node, "bit", name), "bit", 7);
-            return;
-        case FaultKind::zero:
-            scalars.check_map(node, name, {"offset", "length"});
-            action.offset = scalars.size(scalars.require(node, "offset", name), "offset");
-            action.length = scalars.size(scalars.require(node, "length", name), "length");
-            return;
-        case FaultKind::panic:
-        case FaultKind::power_loss:
-        case FaultKind::kill_agent:
-        case FaultKind::drop:
-        case FaultKind::duplicate:
-        case FaultKind::skip: return;
+    case FaultKind::fail:
+    case FaultKind::lie: action.error = parse_errno(node, name, scalars); return;
+    case FaultKind::delay: action.delay_ns = scalars.duration(node, name); return;
+    case FaultKind::truncate: action.length = scalars.size(node, name); return;
+    case FaultKind::misdirect: action.address = scalars.number(node, name); return;
+    case FaultKind::replace: parse_replace(node, action, scalars); return;
+    case FaultKind::flip:
+        scalars.check_map(node, name, {"offset", "bit"});
+        action.offset = scalars.size(scalars.require(node, "offset", name), "offset");
+        action.bit = scalars.number(scalars.require(node, "bit", name), "bit", 7);
+        return;
+    case FaultKind::zero:
+        scalars.check_map(node, name, {"offset", "length"});
+        action.offset = scalars.size(scalars.require(node, "offset", name), "offset");
+        action.length = scalars.size(scalars.require(node, "length", name), "length");
+        return;
+    case FaultKind::panic:
+    case FaultKind::power_loss:
+    case FaultKind::kill_agent:
+    case FaultKind::drop:
+    case FaultKind::duplicate:
+    case FaultKind::skip: return;
     }
 }
 
@@ -100,7 +102,8 @@ FaultAction parse_action(const Node& node, const Scalars& scalars) {
     }
     const std::string name = scalars.line(node, "do", wanted);
     action.kind = parse_kind(name, node.pos, scalars);
-    if (takes_argument(action.kind)) scalars.error(node.pos, fmt::format("action '{}' needs an argument: 'do: {{{}: …}}'", name, name));
+    if (takes_argument(action.kind))
+        scalars.error(node.pos, fmt::format("action '{}' needs an argument: 'do: {{{}: …}}'", name, name));
     return action;
 }
 
@@ -126,7 +129,8 @@ PlannedFault parse_planned(const Node& node, const Scalars& scalars) {
             scalars.error(visit->pos, fmt::format("'visit' needs {}, not '{}'", wanted, text));
         fault.visit = text == "every" ? 0 : *number;
     }
-    if (const Node* in = node.find("in")) fault.generation = static_cast<Generation>(scalars.number(*in, "in", 1'000'000));
+    if (const Node* in = node.find("in"))
+        fault.generation = static_cast<Generation>(scalars.number(*in, "in", 1'000'000));
     const Node& action = scalars.require(node, "do", "faults");
     fault.action = parse_action(action, scalars);
     if (const std::string problem = fault_problem(fault); !problem.empty()) scalars.error(action.pos, problem);
@@ -141,27 +145,27 @@ std::string fault_problem(const PlannedFault& fault) {
     const FaultPointInfo& point = fault_point_info(fault.point);
     const std::string_view action = fault_kind_name(fault.action.kind);
     switch (fault.action.kind) {
-        case FaultKind::flip:
-        case FaultKind::zero:
-        case FaultKind::truncate:
-        case FaultKind::replace:
-            if (is_handover(fault.point)) return {};
-            return fmt::format("action '{}' corrupts what is handed over, which '{}' is not", action, point.name);
-        case FaultKind::fail:
-        case FaultKind::lie:
-            if (!point.errnos.empty()) return {};
-            return fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name, action);
-        case FaultKind::skip:
-            if (!is_handover(fault.point)) return {};
-            return fmt::format("there is no work to skip at '{}'", point.name);
-        case FaultKind::drop:
-        case FaultKind::duplicate:
-        case FaultKind::misdirect:
-            return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
-        case FaultKind::panic:
-        case FaultKind::power_loss:
-        case FaultKind::kill_agent:
-        case FaultKind::delay: return {};
+    case FaultKind::flip:
+    case FaultKind::zero:
+    case FaultKind::truncate:
+    case FaultKind::replace:
+        if (is_handover(fault.point)) return {};
+        return fmt::format("action '{}' corrupts what is handed over, which '{}' is not", action, point.name);
+    case FaultKind::fail:
+    case FaultKind::lie:
+        if (!point.errnos.empty()) return {};
+        return fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name, action);
+    case FaultKind::skip:
+        if (!is_handover(fault.point)) return {};
+        return fmt::format("there is no work to skip at '{}'", point.name);
+    case FaultKind::drop:
+    case FaultKind::duplicate:
+    case FaultKind::misdirect:
+        return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
+    case FaultKind::panic:
+    case FaultKind::power_loss:
+    case FaultKind::kill_agent:
+    case FaultKind::delay: return {};
     }
     return {};
 }
@@ -171,93 +175,6 @@ std::vector<PlannedFault> parse_faults(const Node& node, const Scalars& scalars)
     std::vector<PlannedFault> faults;
     for (const Node& item : node.items) faults.push_back(parse_planned(item, scalars));
     return faults;
-}
-
-std::vector<std::string> parse_invariants(const Node& node, std::string_view what, const Scalars& scalars) {
-    scalars.check_sequence(node, what);
-    const auto known = invariant_names();
-    std::vector<std::string> ids;
-    for (const Node& item : node.items) {
-        std::string id = scalars.line(item, what, "a list of invariants");
-        if (std::find(known.begin(), known.end(), id) == known.end())
-            scalars.error(item.pos, fmt::format("unknown invariant '{}'{}", id, did_you_mean(id, known)));
-        if (std::find(ids.begin(), ids.end(), id) != ids.end())
-            scalars.error(item.pos, fmt::format("'{}' stands twice in '{}'", id, what));
-        ids.push_back(std::move(id));
-    }
-    return ids;
-}
-
-namespace {
-
-FindingsSpec parse_findings(const Node& node, const Scalars& scalars) {
-    FindingsSpec findings;
-    if (node.is_sequence()) {
-        findings.ids = parse_invariants(node, "findings", scalars);
-        findings.kind = findings.ids.empty() ? FindingsSpec::Kind::none : FindingsSpec::Kind::exactly;
-        return findings;
-    }
-    if (!node.is_map()) {
-        constexpr std::string_view wanted = "none, a list of invariants or {any-of: […], may: […]}";
-        const std::string text = scalars.text(node, "findings", wanted);
-        if (text != "none") scalars.error(node.pos, fmt::format("'findings' needs {}, not '{}'", wanted, text));
-        return findings;
-    }
-    scalars.check_map(node, "findings", {"any-of", "may"});
-    if (node.entries.empty()) scalars.error(node.pos, "'findings' needs 'any-of' or 'may'");
-    findings.kind = FindingsSpec::Kind::any_of;
-    if (const Node* any_of = node.find("any-of")) {
-        findings.ids = parse_invariants(*any_of, "any-of", scalars);
-        if (findings.ids.empty()) scalars.error(any_of->pos, "'any-of' is empty: nothing could meet it");
-    }
-    if (const Node* may = node.find("may")) {
-        if (may->is_sequence()) {
-            findings.may = parse_invariants(*may, "may", scalars);
-        } else {
-            constexpr std::string_view names[] = {"any"};
-            findings.may_any = scalars.choice(*may, "may", names) == "any";
-        }
-    }
-    return findings;
-}
-
-std::vector<std::string> parse_lines(const Node& node, std::string_view what, const Scalars& scalars) {
-    scalars.check_sequence(node, what);
-    std::vector<std::string> lines;
-    for (const Node& item : node.items) lines.push_back(scalars.line(item, what, "a list of texts"));
-    return lines;
-}
-
-}  // namespace
-
-ExpectSpec parse_expect(const Node& node, const Scalars& scalars) {
-    scalars.check_map(node, "expect", {"findings", "log", "no-log"});
-    ExpectSpec expect;
-    if (const Node* value = node.find("findings")) expect.findings = parse_findings(*value, scalars);
-    if (const Node* value = node.find("log")) expect.log = parse_lines(*value, "log", scalars);
-    if (const Node* value = node.find("no-log")) expect.no_log = parse_lines(*value, "no-log", scalars);
-    return expect;
-}
-
-Reproduces parse_reproduces(const Node& node, const Scalars& scalars) {
-    scalars.check_map(node, "reproduces", {"scenario", "seed", "plan", "trace_hash"});
-    Reproduces reproduces;
-    reproduces.scenario = scalars.line(scalars.require(node, "scenario", "reproduces"), "scenario");
-    reproduces.seed = scalars.number(scalars.require(node, "seed", "reproduces"), "seed");
-    const Node& plan = scalars.require(node, "plan", "reproduces");
-    const std::vector<TextAt> faults = plan.is_sequence() ? scalars.list(plan, "plan")
-                                                         : std::vector<TextAt>{{scalars.line(plan, "plan", "a fault"), plan.pos}};
-    for (const TextAt& text : faults) {
-        const auto fault = parse_fault(text.text);
-        if (!fault) scalars.error(text.pos, fmt::format("fault '{}': {}", text.text, fault.error()));
-        reproduces.plan.push_back(*fault);
-    }
-    const Node& hash = scalars.require(node, "trace_hash", "reproduces");
-    reproduces.trace_hash = scalars.line(hash, "trace_hash");
-    const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-    if (reproduces.trace_hash.size() != 32 || !std::all_of(reproduces.trace_hash.begin(), reproduces.trace_hash.end(), is_hex))
-        scalars.error(hash.pos, "'trace_hash' is 32 hex digits");
-    return reproduces;
 }
 
 }  // namespace kexec_sim::sim

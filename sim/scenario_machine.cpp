@@ -1,3 +1,4 @@
+// `machine:` and `kernels:` of a scenario, with every default filled in.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -56,11 +57,12 @@ CostModel parse_cost(const Node& node, const Scalars& scalars) {
         return scalars.choice(node, "cost", names) == "fast" ? CostModel::fast() : CostModel::typical();
     }
     CostModel cost = CostModel::fast();
-    const std::pair<std::string_view, u64*> keys[] = {
-        {"freeze", &cost.freeze}, {"shutdown", &cost.shutdown}, {"relocation", &cost.relocation},
-        {"checksum", &cost.checksum}, {"early_boot", &cost.early_boot}, {"pci", &cost.pci},
-        {"user_space", &cost.user_space}, {"restore", &cost.restore}};
-    scalars.check_map(node, "cost", {"freeze", "shutdown", "relocation", "checksum", "early_boot", "pci", "user_space", "restore"});
+    const std::pair<std::string_view, u64*> keys[] = {{"freeze", &cost.freeze},         {"shutdown", &cost.shutdown},
+                                                      {"relocation", &cost.relocation}, {"checksum", &cost.checksum},
+                                                      {"early_boot", &cost.early_boot}, {"pci", &cost.pci},
+                                                      {"user_space", &cost.user_space}, {"restore", &cost.restore}};
+    scalars.check_map(node, "cost",
+                      {"freeze", "shutdown", "relocation", "checksum", "early_boot", "pci", "user_space", "restore"});
     for (const auto& [key, ns] : keys)
         if (const Node* value = node.find(key)) *ns = scalars.duration(*value, key);
     return cost;
@@ -72,7 +74,8 @@ void parse_image(const Node& node, KernelSpec& kernel, const Scalars& scalars) {
         kernel.image_bytes = scalars.size(*value, "kernel", image_bytes_max);
         if (kernel.image_bytes == 0) scalars.error(value->pos, "a kernel image has at least one byte");
     }
-    if (const Node* value = node.find("initrd")) kernel.initrd_bytes = scalars.size(*value, "initrd", image_bytes_max);
+    if (const Node* value = node.find("initrd"))
+        kernel.initrd_bytes = scalars.size(*value, "initrd", image_bytes_max);
 }
 
 Profile parse_profile(const Node& node, const Scalars& scalars) {
@@ -82,7 +85,8 @@ Profile parse_profile(const Node& node, const Scalars& scalars) {
 }
 
 KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
-    scalars.check_map(node, "kernels", {"profile", "release", "cmdline", "image", "defects", "without", "debug", "numa", "cost"});
+    scalars.check_map(node, "kernels",
+                      {"profile", "release", "cmdline", "image", "defects", "without", "debug", "numa", "cost"});
     KernelSpec kernel;
     kernel.pos = node.pos;
     if (const Node* value = node.find("profile")) kernel.profile = parse_profile(*value, scalars);
@@ -121,9 +125,12 @@ MachineSpec parse_machine(const Node& node, const Scalars& scalars, const std::f
     if (image || boot_params) {
         for (const NodeEntry& entry : node.entries)
             if (entry.key == "memory" || entry.key == "nodes")
-                scalars.error(entry.pos, fmt::format("'{}' makes no sense beside 'image': memory is a copy of that file", entry.key));
+                scalars.error(
+                    entry.pos,
+                    fmt::format("'{}' makes no sense beside 'image': memory is a copy of that file", entry.key));
         const auto file = [&](std::string_view key) {
-            return (folder / scalars.line(scalars.require(node, key, "machine"), key, "a file name")).lexically_normal();
+            return (folder / scalars.line(scalars.require(node, key, "machine"), key, "a file name"))
+                .lexically_normal();
         };
         machine.image = file("image");
         machine.boot_params = file("boot-params");
@@ -136,12 +143,14 @@ MachineSpec parse_machine(const Node& node, const Scalars& scalars, const std::f
         for (u64 bytes : machine.node_bytes) machine.memory_bytes += bytes;
         check_total(machine.memory_bytes, nodes->pos, scalars);
         if (memory && memory_size(*memory, scalars) != machine.memory_bytes)
-            scalars.error(memory->pos, fmt::format("the nodes have {} bytes together, which is not 'memory'", machine.memory_bytes));
+            scalars.error(memory->pos, fmt::format("the nodes have {} bytes together, which is not 'memory'",
+                                                   machine.memory_bytes));
         return machine;
     }
     machine.memory_bytes = memory_size(scalars.require(node, "memory", "machine"), scalars);
     check_total(machine.memory_bytes, memory->pos, scalars);
-    machine.node_bytes = nodes ? equal_nodes(*nodes, machine.memory_bytes, scalars) : std::vector<u64>{machine.memory_bytes};
+    machine.node_bytes =
+        nodes ? equal_nodes(*nodes, machine.memory_bytes, scalars) : std::vector<u64>{machine.memory_bytes};
     return machine;
 }
 

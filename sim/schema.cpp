@@ -45,11 +45,14 @@ Json object(Json properties, std::initializer_list<std::string_view> required = 
     return schema;
 }
 
-Json choice(Json values) { return Json{{"anyOf", Json::array({Json{{"enum", std::move(values)}}, reference("substituted")})}}; }
+Json choice(Json values) {
+    return Json{{"anyOf", Json::array({Json{{"enum", std::move(values)}}, reference("substituted")})}};
+}
 
 Json pattern(std::string_view expression, std::string_view description) {
     return Json{{"description", std::string(description)},
-                {"anyOf", Json::array({Json{{"type", "string"}, {"pattern", std::string(expression)}}, reference("substituted")})}};
+                {"anyOf", Json::array({Json{{"type", "string"}, {"pattern", std::string(expression)}},
+                                       reference("substituted")})}};
 }
 
 Json number_or(std::string_view expression, std::string_view description) {
@@ -74,8 +77,11 @@ Json definitions() {
     }
     Json invariants = string_list(invariant_names());
     Json defs;
-    defs["substituted"] = {{"type", "string"}, {"pattern", "\\$\\{[A-Za-z0-9._-]+\\}"}, {"description", "a text with ${PARAMETER} in it"}};
-    defs["size"] = number_or("^(0[xX][0-9A-Fa-f_]+|[0-9][0-9_]*)([KMGT](iB)?)?$", "a size: 4096, 4K, 4KiB, 2MiB, 1G, 1TiB");
+    defs["substituted"] = {{"type", "string"},
+                           {"pattern", "\\$\\{[A-Za-z0-9._-]+\\}"},
+                           {"description", "a text with ${PARAMETER} in it"}};
+    defs["size"] =
+        number_or("^(0[xX][0-9A-Fa-f_]+|[0-9][0-9_]*)([KMGT](iB)?)?$", "a size: 4096, 4K, 4KiB, 2MiB, 1G, 1TiB");
     defs["duration"] = pattern("^(0[xX][0-9A-Fa-f_]+|[0-9][0-9_]*)(ns|us|ms|s)$", "a duration: 500ns, 10us, 3ms, 2s");
     defs["number"] = number_or("^(0[xX][0-9A-Fa-f_]+|[0-9][0-9_]*)$", "a number, decimal or hex");
     defs["boolean"] = {{"anyOf", Json::array({Json{{"type", "boolean"}}, reference("substituted")})}};
@@ -83,40 +89,45 @@ Json definitions() {
     defs["bytes"] = {{"description", "hex digits; blanks between bytes are allowed"},
                      {"anyOf", Json::array({Json{{"type", "string"}, {"pattern", "^( *[0-9A-Fa-f]{2})* *$"}},
                                             Json{{"type", "integer"}, {"minimum", 0}}, reference("substituted")})}};
-    defs["fill"] = pattern("^(zero|byte\\([0-9A-Fa-fxX_]+\\)|pattern\\([0-9A-Fa-fxX_]+\\))$", "zero, byte(0xa5) or pattern(7)");
+    defs["fill"] =
+        pattern("^(zero|byte\\([0-9A-Fa-fxX_]+\\)|pattern\\([0-9A-Fa-fxX_]+\\))$", "zero, byte(0xa5) or pattern(7)");
     defs["errno"] = choice(errno_list());
     defs["callback"] = choice(std::move(callback));
-    defs["event"] = {{"anyOf", Json::array({Json{{"enum", strings({"prepare", "freeze", "finish", "cancel"})}}, reference("number")})}};
-    defs["result"] = {{"anyOf", Json::array({Json{{"enum", std::move(result)}}, Json{{"type", "string"}, {"pattern", "^exit [0-9]+$"}},
-                                             reference("substituted")})}};
+    defs["event"] = {{"anyOf", Json::array({Json{{"enum", strings({"prepare", "freeze", "finish", "cancel"})}},
+                                            reference("number")})}};
+    defs["result"] = {
+        {"anyOf", Json::array({Json{{"enum", std::move(result)}},
+                               Json{{"type", "string"}, {"pattern", "^exit [0-9]+$"}}, reference("substituted")})}};
     defs["invariant"] = choice(std::move(invariants));
     return defs;
 }
 
 Json field_schema(const FieldSpec& field) {
     switch (field.type) {
-        case FieldType::size: return reference("size");
-        case FieldType::duration: return reference("duration");
-        case FieldType::number:
-        case FieldType::pfn: return reference("number");
-        case FieldType::boolean: return reference("boolean");
-        case FieldType::string:
-        case FieldType::text:
-        case FieldType::bind:
-        case FieldType::ref:
-        case FieldType::file: return reference("text");
-        case FieldType::bytes: return reference("bytes");
-        case FieldType::fill: return reference("fill");
-        case FieldType::choice: return choice(string_list(field.values));
-        case FieldType::choice_list: {
-            Json schema = array_of(choice(string_list(field.values)));
-            if (!field.repeats) schema["uniqueItems"] = true;
-            return schema;
-        }
-        case FieldType::order_map:
-            return Json{{"type", "object"}, {"additionalProperties", false}, {"patternProperties", {{"^[0-9]+$", reference("number")}}}};
-        case FieldType::callback: return reference("callback");
-        case FieldType::event: return reference("event");
+    case FieldType::size: return reference("size");
+    case FieldType::duration: return reference("duration");
+    case FieldType::number:
+    case FieldType::pfn: return reference("number");
+    case FieldType::boolean: return reference("boolean");
+    case FieldType::string:
+    case FieldType::text:
+    case FieldType::bind:
+    case FieldType::ref:
+    case FieldType::file: return reference("text");
+    case FieldType::bytes: return reference("bytes");
+    case FieldType::fill: return reference("fill");
+    case FieldType::choice: return choice(string_list(field.values));
+    case FieldType::choice_list: {
+        Json schema = array_of(choice(string_list(field.values)));
+        if (!field.repeats) schema["uniqueItems"] = true;
+        return schema;
+    }
+    case FieldType::order_map:
+        return Json{{"type", "object"},
+                    {"additionalProperties", false},
+                    {"patternProperties", {{"^[0-9]+$", reference("number")}}}};
+    case FieldType::callback: return reference("callback");
+    case FieldType::event: return reference("event");
     }
     return {};
 }
@@ -147,7 +158,8 @@ void add_choice(Json& schema, const StepSpec& step) {
 
 Json step_value(const StepSpec& step) {
     Json empty{{"type", "null"}};
-    if (step.form == StepForm::bare) return Json{{"anyOf", Json::array({empty, Json{{"type", "object"}, {"maxProperties", 0}}})}};
+    if (step.form == StepForm::bare)
+        return Json{{"anyOf", Json::array({empty, Json{{"type", "object"}, {"maxProperties", 0}}})}};
     if (step.form == StepForm::scalar) return described(step.fields.front());
     Json schema{{"type", "object"}, {"additionalProperties", false}};
     Json required = Json::array();
@@ -155,7 +167,8 @@ Json step_value(const StepSpec& step) {
         schema["properties"][std::string(field.name)] = described(field);
         if (field.required) required.push_back(std::string(field.name));
         if (!field.not_with.empty())
-            schema["dependentSchemas"][std::string(field.name)] = {{"not", {{"required", strings({field.not_with})}}}};
+            schema["dependentSchemas"][std::string(field.name)] = {
+                {"not", {{"required", strings({field.not_with})}}}};
     }
     const bool may_be_empty = required.empty() && !step.choice_required;
     if (!required.empty()) schema["required"] = std::move(required);
@@ -178,28 +191,34 @@ Json step_item() {
         options.push_back(std::move(option));
     }
     const Json steps{{"type", "array"}, {"minItems", 1}, {"items", reference("step")}};
-    options.push_back(object({{"repeat", object({{"times", reference("number")}, {"steps", steps}}, {"times", "steps"})}}, {"repeat"}));
+    options.push_back(object(
+        {{"repeat", object({{"times", reference("number")}, {"steps", steps}}, {"times", "steps"})}}, {"repeat"}));
     Json values = array_of(reference("text"));
     values["minItems"] = 1;
-    options.push_back(object({{"each", object({{"of", std::move(values)}, {"as", reference("text")}, {"steps", steps}}, {"of", "as", "steps"})}}, {"each"}));
+    options.push_back(object(
+        {{"each",
+          object({{"of", std::move(values)}, {"as", reference("text")}, {"steps", steps}}, {"of", "as", "steps"})}},
+        {"each"}));
     return Json{{"oneOf", std::move(options)}};
 }
 
 Json machine_schema() {
     Json node = object({{"memory", reference("size")}}, {"memory"});
-    Json nodes{{"anyOf", Json::array({reference("number"), Json{{"type", "array"}, {"minItems", 1}, {"items", std::move(node)}}})}};
+    Json nodes{{"anyOf", Json::array({reference("number"),
+                                      Json{{"type", "array"}, {"minItems", 1}, {"items", std::move(node)}}})}};
     nodes["description"] = "a number of equal parts, or a list of nodes; 0: memoryless";
     Json memory = reference("size");
     memory["description"] = "64 MiB to 4 TiB";
-    return Json{{"oneOf", Json::array({
-        object({{"memory", memory}, {"nodes", nodes}}),
-        object({{"image", reference("text")}, {"boot-params", reference("text")}}, {"image", "boot-params"})})}};
+    return Json{{"oneOf", Json::array({object({{"memory", memory}, {"nodes", nodes}}),
+                                       object({{"image", reference("text")}, {"boot-params", reference("text")}},
+                                              {"image", "boot-params"})})}};
 }
 
 Json kernel_schema() {
     Json names = Json::array(), costs;
     for (const ProfileInfo& info : profiles()) names.push_back(std::string(info.name));
-    for (const char* key : {"freeze", "shutdown", "relocation", "checksum", "early_boot", "pci", "user_space", "restore"})
+    for (const char* key :
+         {"freeze", "shutdown", "relocation", "checksum", "early_boot", "pci", "user_space", "restore"})
         costs[key] = reference("duration");
     Json properties;
     properties["profile"] = choice(std::move(names));
@@ -215,7 +234,8 @@ Json kernel_schema() {
 }
 
 Json action_schema() {
-    Json bit{{"anyOf", Json::array({Json{{"type", "integer"}, {"minimum", 0}, {"maximum", 7}}, reference("number")})}};
+    Json bit{
+        {"anyOf", Json::array({Json{{"type", "integer"}, {"minimum", 0}, {"maximum", 7}}, reference("number")})}};
     Json options = Json::array({choice(strings({"panic", "power-loss", "kill-agent", "skip"}))});
     const auto action = [&](std::string_view name, Json argument) {
         options.push_back(object({{std::string(name), std::move(argument)}}, {name}));
@@ -256,7 +276,10 @@ Json expect_schema() {
 Json reproduces_schema() {
     Json hash{{"type", "string"}, {"pattern", "^[0-9a-f]{32}$"}};
     Json plan{{"anyOf", Json::array({reference("text"), array_of(reference("text"))})}};
-    return object({{"scenario", reference("text")}, {"seed", reference("number")}, {"plan", std::move(plan)}, {"trace_hash", std::move(hash)}},
+    return object({{"scenario", reference("text")},
+                   {"seed", reference("number")},
+                   {"plan", std::move(plan)},
+                   {"trace_hash", std::move(hash)}},
                   {"scenario", "seed", "plan", "trace_hash"});
 }
 
@@ -270,9 +293,12 @@ std::string json_schema() {
     properties["summary"] = reference("text");
     properties["seed"] = reference("number");
     properties["machine"] = machine_schema();
-    properties["kernels"] = {{"type", "array"}, {"minItems", 1}, {"items", kernel_schema()},
+    properties["kernels"] = {{"type", "array"},
+                             {"minItems", 1},
+                             {"items", kernel_schema()},
                              {"description", "generation 0, 1, 2, …; the last one repeats"}};
-    properties["parameters"] = {{"type", "object"}, {"propertyNames", {{"pattern", "^[A-Za-z0-9._-]+$"}}},
+    properties["parameters"] = {{"type", "object"},
+                                {"propertyNames", {{"pattern", "^[A-Za-z0-9._-]+$"}}},
                                 {"additionalProperties", reference("text")}};
     properties["modules"] = array_of(reference("text"));
     properties["faults"] = array_of(fault_schema());
@@ -281,7 +307,8 @@ std::string json_schema() {
     properties["under-faults"] = object({{"steps", steps}, {"accept", array_of(reference("invariant"))}}, {"steps"});
     properties["reproduces"] = reproduces_schema();
 
-    Json schema{{"$schema", "https://json-schema.org/draft/2020-12/schema"}, {"title", "kexec-sim scenario, format 1"}};
+    Json schema{{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+                {"title", "kexec-sim scenario, format 1"}};
     schema.update(object(std::move(properties), {"format", "scenario", "machine", "kernels", "steps"}));
     schema["$defs"] = definitions();
     schema["$defs"]["step"] = step_item();

@@ -65,7 +65,8 @@ void StepParser::parse_item(const Node& item, const Scalars& scalars) {
     if (item.is_scalar() && step_by_name(item.text))
         scalars.error(item.pos, fmt::format("a step needs a colon: '{}:'", item.text));
     if (!item.is_map())
-        scalars.error(item.pos, fmt::format("a step is a map with the step's name as its key, not {}", item.kind_name()));
+        scalars.error(item.pos,
+                      fmt::format("a step is a map with the step's name as its key, not {}", item.kind_name()));
     const NodeEntry& head = find_head(item, scalars);
     if (head.key != "repeat" && head.key != "each") return parse_step(item, head, scalars);
     for (const NodeEntry& entry : item.entries)
@@ -86,9 +87,12 @@ const NodeEntry& StepParser::find_head(const Node& item, const Scalars& scalars)
             continue;
         }
         if (step_by_name(entry.key))
-            scalars.error(entry.pos, fmt::format("'{}' is a second step in one item; each step begins with its own '-'", entry.key));
-        scalars.error(entry.pos, fmt::format("unknown key '{}' beside step '{}', where only 'expect' and 'note' may stand{}",
-                                             entry.key, head->key, did_you_mean(entry.key, remarks)));
+            scalars.error(
+                entry.pos,
+                fmt::format("'{}' is a second step in one item; each step begins with its own '-'", entry.key));
+        scalars.error(entry.pos,
+                      fmt::format("unknown key '{}' beside step '{}', where only 'expect' and 'note' may stand{}",
+                                  entry.key, head->key, did_you_mean(entry.key, remarks)));
     }
     for (const NodeEntry& entry : item.entries)
         if (!head && entry.key == "note") head = &entry;
@@ -118,7 +122,8 @@ void StepParser::parse_each(const Node& block, const Scalars& scalars) {
     const Node& as = scalars.require(block, "as", "each");
     const std::string name = scalars.line(as, "as", "a name");
     if (!is_parameter_name(name))
-        scalars.error(as.pos, fmt::format("'{}' cannot stand in '${{…}}'; use letters, digits, '-', '_' and '.'", name));
+        scalars.error(as.pos,
+                      fmt::format("'{}' cannot stand in '${{…}}'; use letters, digits, '-', '_' and '.'", name));
     if (scalars.knows(name)) scalars.error(as.pos, fmt::format("'{}' is a parameter already", name));
     const std::vector<TextAt> values = scalars.list(of, "of");
     if (values.empty()) scalars.error(of.pos, "'of' is empty: the steps would never run");
@@ -127,7 +132,8 @@ void StepParser::parse_each(const Node& block, const Scalars& scalars) {
 
 void StepParser::parse_step(const Node& item, const NodeEntry& head, const Scalars& scalars) {
     const StepSpec* spec = step_by_name(head.key);
-    if (!spec) scalars.error(head.pos, fmt::format("unknown step '{}'{}", head.key, did_you_mean(head.key, item_names())));
+    if (!spec)
+        scalars.error(head.pos, fmt::format("unknown step '{}'{}", head.key, did_you_mean(head.key, item_names())));
     if (script_.steps.size() == steps_max)
         scalars.error(head.pos, fmt::format("more than {} steps, with 'each' unrolled", steps_max));
     Step step;
@@ -146,25 +152,26 @@ void StepParser::parse_step(const Node& item, const NodeEntry& head, const Scala
     script_.steps.push_back(std::move(step));
 }
 
-void StepParser::parse_fields(Step& step, const NodeEntry& head, const FieldReader& reader, const Scalars& scalars) const {
+void StepParser::parse_fields(Step& step, const NodeEntry& head, const FieldReader& reader,
+                              const Scalars& scalars) const {
     const StepSpec& spec = *step.spec;
     const Node& value = head.value;
     step.text = head.key;
     switch (spec.form) {
-        case StepForm::bare:
-            if (!value.is_null() && !(value.is_map() && value.entries.empty()))
-                scalars.error(value.pos, fmt::format("step '{}' takes no value", spec.name));
-            return;
-        case StepForm::scalar: {
-            // In a message the step's own name says more than that of its only field.
-            FieldSpec named = spec.fields.front();
-            named.name = spec.name;
-            step.values.push_back(reader.read(named, value));
-            step.values.back().field = &spec.fields.front();
-            step.text += ": " + reader.flow(named, value);
-            return;
-        }
-        case StepForm::map: break;
+    case StepForm::bare:
+        if (!value.is_null() && !(value.is_map() && value.entries.empty()))
+            scalars.error(value.pos, fmt::format("step '{}' takes no value", spec.name));
+        return;
+    case StepForm::scalar: {
+        // In a message the step's own name says more than that of its only field.
+        FieldSpec named = spec.fields.front();
+        named.name = spec.name;
+        step.values.push_back(reader.read(named, value));
+        step.values.back().field = &spec.fields.front();
+        step.text += ": " + reader.flow(named, value);
+        return;
+    }
+    case StepForm::map: break;
     }
     std::string text;
     if (!value.is_null()) {
@@ -189,10 +196,12 @@ void StepParser::check_fields(const Step& step, SourcePos pos, const Scalars& sc
     const FieldValue* chosen = nullptr;
     for (const FieldValue& value : step.values) {
         if (!value.field->not_with.empty() && step.find(value.field->not_with))
-            scalars.error(value.pos, fmt::format("'{}' makes no sense beside '{}'", value.field->name, value.field->not_with));
+            scalars.error(value.pos,
+                          fmt::format("'{}' makes no sense beside '{}'", value.field->name, value.field->not_with));
         if (!value.field->in_choice) continue;
         if (chosen)
-            scalars.error(value.pos, fmt::format("'{}' and '{}' exclude each other", chosen->field->name, value.field->name));
+            scalars.error(value.pos,
+                          fmt::format("'{}' and '{}' exclude each other", chosen->field->name, value.field->name));
         chosen = &value;
     }
     std::vector<std::string_view> choices;
@@ -204,7 +213,8 @@ void StepParser::check_fields(const Step& step, SourcePos pos, const Scalars& sc
     if (spec.choice_required && !chosen)
         scalars.error(pos, fmt::format("step '{}' needs one of {}", spec.name, fmt::join(choices, ", ")));
     if (step.id == StepId::kexec_load && step.has("kernel") && step.get_u64("kernel") >= context_.kernel_count)
-        scalars.error(step.find("kernel")->pos, fmt::format("'kernel' is an index into 'kernels', at most {}", context_.kernel_count - 1));
+        scalars.error(step.find("kernel")->pos,
+                      fmt::format("'kernel' is an index into 'kernels', at most {}", context_.kernel_count - 1));
 }
 
 void StepParser::parse_expect(Step& step, const Node& node, const Scalars& scalars) const {
@@ -220,7 +230,8 @@ void StepParser::parse_expect(Step& step, const Node& node, const Scalars& scala
         step.expected = *status == 0 ? "ok" : fmt::format("exit {}", *status);
         return;
     }
-    scalars.error(node.pos, fmt::format("'expect' needs {}, not '{}'{}", wanted, step.expected, did_you_mean(step.expected, names)));
+    scalars.error(node.pos, fmt::format("'expect' needs {}, not '{}'{}", wanted, step.expected,
+                                        did_you_mean(step.expected, names)));
 }
 
 void StepParser::note_names(const Step& step) const {
@@ -240,7 +251,8 @@ void NameBook::check(const SourceFile& file) const {
         std::string hint = did_you_mean(use.name, names);
         for (std::size_t kind = 0; hint.empty() && kind < bound_.size(); ++kind)
             if (bound_[kind].contains(use.name))
-                hint = fmt::format(" as a {} (it is a {})", name_kind_text(use.kind), name_kind_text(static_cast<NameKind>(kind)));
+                hint = fmt::format(" as a {} (it is a {})", name_kind_text(use.kind),
+                                   name_kind_text(static_cast<NameKind>(kind)));
         file.error(use.pos, fmt::format("no step of this file binds '{}'{}", use.name, hint));
     }
 }

@@ -41,8 +41,8 @@ private:
 };
 
 struct StepContext {
-    std::filesystem::path folder;   // file names are relative to it
-    std::size_t kernel_count = 0;   // for `kexec.load: {kernel: N}`
+    std::filesystem::path folder;  // file names are relative to it
+    std::size_t kernel_count = 0;  // for `kexec.load: {kernel: N}`
     NameBook& names;
 };
 

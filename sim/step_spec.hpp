@@ -23,20 +23,72 @@
 namespace kexec_sim::sim {
 
 enum class StepId : u8 {
-    advance, note, mark,
-    kexec, kexec_load, kexec_exec, reset, panic, crash_kernel, kernel_kill,
-    kho_alloc, kho_preserve, kho_unpreserve, kho_restore, kho_verify, kho_free, kho_preserve_pages,
-    kho_preserve_vmalloc, kho_store_pointer, kho_add_subtree, kho_remove_subtree, kho_retrieve_subtree,
-    kho_finalize, kho_abort, kho_expect_map, kho_debugfs,
-    reserve_mem_find, reserve_mem_write, reserve_mem_verify,
-    memfd_create, memfd_write, memfd_verify, memfd_read, memfd_truncate, memfd_seek, memfd_seal,
-    memfd_punch, memfd_stat, memfd_close,
-    agent_start, agent_kill, agent_switch,
-    luo_open, luo_close, luo_preserve, luo_unpreserve, luo_prepare, luo_freeze, luo_cancel, luo_finish,
-    luo_event, luo_restore, luo_fd_event, luo_fd_state, luo_state, luo_raw, luoctl,
-    subsystem_register, subsystem_unregister, subsystem_expect,
-    module_load, module_unload,
-    expect_log, expect_counter, expect_frames, expect_memory_in_use,
+    advance,
+    note,
+    mark,
+    kexec,
+    kexec_load,
+    kexec_exec,
+    reset,
+    panic,
+    crash_kernel,
+    kernel_kill,
+    kho_alloc,
+    kho_preserve,
+    kho_unpreserve,
+    kho_restore,
+    kho_verify,
+    kho_free,
+    kho_preserve_pages,
+    kho_preserve_vmalloc,
+    kho_store_pointer,
+    kho_add_subtree,
+    kho_remove_subtree,
+    kho_retrieve_subtree,
+    kho_finalize,
+    kho_abort,
+    kho_expect_map,
+    kho_debugfs,
+    reserve_mem_find,
+    reserve_mem_write,
+    reserve_mem_verify,
+    memfd_create,
+    memfd_write,
+    memfd_verify,
+    memfd_read,
+    memfd_truncate,
+    memfd_seek,
+    memfd_seal,
+    memfd_punch,
+    memfd_stat,
+    memfd_close,
+    agent_start,
+    agent_kill,
+    agent_switch,
+    luo_open,
+    luo_close,
+    luo_preserve,
+    luo_unpreserve,
+    luo_prepare,
+    luo_freeze,
+    luo_cancel,
+    luo_finish,
+    luo_event,
+    luo_restore,
+    luo_fd_event,
+    luo_fd_state,
+    luo_state,
+    luo_raw,
+    luoctl,
+    subsystem_register,
+    subsystem_unregister,
+    subsystem_expect,
+    module_load,
+    module_unload,
+    expect_log,
+    expect_counter,
+    expect_frames,
+    expect_memory_in_use,
 };
 
 enum class FieldType : u8 {
@@ -68,13 +120,13 @@ struct FieldSpec {
     FieldType type = FieldType::string;
     std::string_view description;
     bool required = false;
-    std::string_view default_text = {};              // holds when absent; empty: the field is then absent
-    NameKind kind = NameKind::descriptor;            // bind, ref
-    std::span<const std::string_view> values = {};   // choice, choice_list
-    bool in_choice = false;                          // excludes the step's other fields that have this
-    std::string_view not_with = {};                  // a field that it makes no sense beside
-    u64 max = ~u64{0};                               // of a number or size
-    bool repeats = false;                            // choice_list: a value may stand in it more than once
+    std::string_view default_text = {};             // holds when absent; empty: the field is then absent
+    NameKind kind = NameKind::descriptor;           // bind, ref
+    std::span<const std::string_view> values = {};  // choice, choice_list
+    bool in_choice = false;                         // excludes the step's other fields that have this
+    std::string_view not_with = {};                 // a field that it makes no sense beside
+    u64 max = ~u64{0};                              // of a number or size
+    bool repeats = false;                           // choice_list: a value may stand in it more than once
 };
 
 enum class StepForm : u8 { bare, scalar, map };
@@ -82,7 +134,7 @@ enum class StepForm : u8 { bare, scalar, map };
 struct StepSpec {
     StepId id{};
     std::string_view name;
-    std::string_view group;        // heading of the reference page
+    std::string_view group;  // heading of the reference page
     StepForm form = StepForm::bare;
     std::string_view description;
     std::vector<FieldSpec> fields = {};

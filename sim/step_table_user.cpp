@@ -1,5 +1,7 @@
 #include "sim/step_table.hpp"
 
+// One row a step, laid out as a table.
+// clang-format off
 namespace kexec_sim::sim {
 namespace {
 
@@ -184,3 +186,4 @@ void add_user_steps(std::vector<StepSpec>& steps) {
 }
 
 }  // namespace kexec_sim::sim
+// clang-format on

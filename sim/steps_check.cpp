@@ -64,7 +64,7 @@ StepResult run_check_step(Machine& machine, RunState& state, const LogLines& log
                                                 step.get_u64("count")));
     }
     INVARIANT(step.id == StepId::expect_memory_in_use);
-    const auto mark = state.marks.find(step.get_text("same_as"));
+    const auto mark = state.marks.find(std::string_view(step.get_text("same_as")));
     if (mark == state.marks.end())
         return StepResult::mismatch(fmt::format("no mark '{}' was set in this run", step.get_text("same_as")));
     const u64 now = machine.referee.frames_in_use();

@@ -238,10 +238,10 @@ StepResult preserve_vmalloc_step(KernelInstance& instance, const Step& step) {
     set_fill(object, step);
     u64 offset = 0;
     const Fill fill = object.fill();
-    std::vector<u8> buffer((*area)->order.bytes());
+    std::vector<std::byte> buffer((*area)->order.bytes());
     for (const Pfn block : (*area)->blocks) {
         fill.write(offset, buffer);
-        if (fill.kind != Fill::Kind::zero) instance.machine.ram.write_bytes(block.phys(), std::as_bytes(std::span(buffer)));
+        if (fill.kind != Fill::Kind::zero) instance.machine.ram.write_bytes(block.phys(), buffer);
         name_object(instance, step.get_name("name"), Folio{block, (*area)->order}.frames());
         offset += buffer.size();
     }
@@ -269,9 +269,10 @@ StepResult add_subtree(KernelInstance& instance, const Step& step) {
         instance.kernel.pages.free_folio(*folio);
         return StepResult(error);
     };
-    if (const auto kept = instance.kho.preserve_folio(*folio, bench); !kept) return undo(kept.error());
     if (instance.kho.edition().notifier_chain) {
-        instance.bench_subtrees[name] = folio->pfn.phys().raw;
+        instance.bench_subtrees.push_back({name, *folio});
+    } else if (const auto kept = instance.kho.preserve_folio(*folio, bench); !kept) {
+        return undo(kept.error());
     } else if (const auto added = instance.kho.add_subtree(name, folio->pfn.phys()); !added) {
         static_cast<void>(instance.kho.unpreserve_folio(*folio, bench));
         return undo(added.error());
@@ -292,7 +293,9 @@ StepResult remove_subtree(KernelInstance& instance, const Step& step) {
     const std::string& name = step.get_name("name");
     const BenchObject* object = instance.state.find_bench(name);
     if (instance.kho.edition().notifier_chain)
-        return instance.bench_subtrees.erase(name) ? StepResult{} : StepResult{Errno::eopnotsupp};
+        return std::erase_if(instance.bench_subtrees, [&](const auto& tree) { return tree.name == name; })
+                   ? StepResult{}
+                   : StepResult{Errno::eopnotsupp};
     if (!object || object->kind != Kind::subtree) return Errno::enoent;
     return instance.kho.remove_subtree(PhysAddr{object->phys});
 }
@@ -357,9 +360,9 @@ StepResult reserve_mem_content(KernelInstance& instance, const Step& step) {
     const PhysRange range = phys_range(entry->range.begin + offset, length);
     PhysicalMemory& ram = instance.machine.ram;
     if (step.id == StepId::reserve_mem_write) {
-        std::vector<u8> buffer(length);
+        std::vector<std::byte> buffer(length);
         fill.write(object_offset, buffer);
-        ram.write_bytes(range.begin, std::as_bytes(std::span(buffer)));
+        ram.write_bytes(range.begin, buffer);
         return {};
     }
     const auto at = compare_ram(ram, range, fill, object_offset);

@@ -43,7 +43,7 @@ struct Content {
     u64 offset, length;
     void bytes(u64 done, std::span<std::byte> into) const {
         const u64 at = fill.kind == Fill::Kind::text ? done : offset + done;
-        fill.write(at, std::span(reinterpret_cast<u8*>(into.data()), into.size()));
+        fill.write(at, into);
     }
 };
 Content content_of(const Step& step, u64 file_size) {

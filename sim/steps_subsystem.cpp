@@ -40,7 +40,11 @@ StepResult register_subsystem(KernelInstance& instance, const Step& step) {
 StepResult unregister_subsystem(KernelInstance& instance, const Step& step) {
     if (!instance.luo) return Errno::enoent;
     const auto at = instance.subsystems.find(step.get_name("name"));
-    if (at == instance.subsystems.end()) return Errno::enoent;
+    if (at == instance.subsystems.end()) {
+        // Unregistered before: the call goes to the kernel all the same, which says so.
+        const auto gone = instance.gone_subsystems.find(step.get_name("name"));
+        return gone == instance.gone_subsystems.end() ? StepResult{Errno::enoent} : gone->second->unregister_from_luo();
+    }
     const auto result = at->second->unregister_from_luo();
     if (result) {
         instance.gone_subsystems[at->first] = std::move(at->second);

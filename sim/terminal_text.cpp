@@ -45,7 +45,7 @@ std::string shortened(std::string_view text, std::size_t columns) {
     return std::string(text.substr(0, offset_of_column(text, columns - 1))) + "…";
 }
 
-std::vector<std::string> wrapped(std::string_view text, std::size_t columns) {
+std::vector<std::string> wrapped(std::string_view text, std::size_t columns, std::size_t columns_after) {
     std::vector<std::string> lines;
     std::string line;
     std::size_t used = 0;
@@ -53,6 +53,7 @@ std::vector<std::string> wrapped(std::string_view text, std::size_t columns) {
         lines.push_back(std::move(line));
         line.clear();
         used = 0;
+        if (columns_after) columns = columns_after;
     };
     while (!text.empty()) {
         const std::size_t end = std::min(text.find(' '), text.size());
@@ -68,8 +69,8 @@ std::vector<std::string> wrapped(std::string_view text, std::size_t columns) {
             const std::size_t cut = offset_of_column(word, columns);
             line += word.substr(0, cut);
             word.remove_prefix(cut);
-            width -= columns;
             finish();
+            width = text_columns(word);
         }
         line += word;
         used += width;

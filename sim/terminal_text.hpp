@@ -18,8 +18,8 @@ inline constexpr std::size_t terminal_columns = 80;
 std::size_t text_columns(std::string_view text);
 /// `text`, or its beginning and "…", in at most `columns`.
 std::string shortened(std::string_view text, std::size_t columns);
-/// Words in lines of at most `columns`; a word that is longer is cut.
-std::vector<std::string> wrapped(std::string_view text, std::size_t columns);
+/// Words in lines of at most `columns`, from the second line on `columns_after` (0: the same); a word that is longer is cut.
+std::vector<std::string> wrapped(std::string_view text, std::size_t columns, std::size_t columns_after = 0);
 /// Control characters and bytes that are no UTF-8 as \xNN; line breaks stay if `keep_lines`.
 std::string printable(std::string_view text, bool keep_lines = false);
 bool is_utf8(std::string_view text);

@@ -48,8 +48,8 @@ std::optional<u64> parse_with_unit(std::string_view text, std::span<const Unit> 
     return std::nullopt;
 }
 
-constexpr Unit size_units[] = {{"KiB", KiB}, {"MiB", MiB}, {"GiB", GiB}, {"TiB", TiB},
-                               {"K", KiB},   {"M", MiB},   {"G", GiB},   {"T", TiB}, {"", 1}};
+constexpr Unit size_units[] = {{"KiB", KiB}, {"MiB", MiB}, {"GiB", GiB}, {"TiB", TiB}, {"K", KiB},
+                               {"M", MiB},   {"G", GiB},   {"T", TiB},   {"", 1}};
 constexpr Unit duration_units[] = {{"ns", 1}, {"us", 1'000}, {"ms", 1'000'000}, {"s", 1'000'000'000}};
 
 /// The text between `NAME(` and `)`.
@@ -99,20 +99,20 @@ std::optional<std::string> parse_hex_bytes(std::string_view text) {
 
 std::string Fill::describe() const {
     switch (kind) {
-        case Kind::zero: return "zero";
-        case Kind::byte: return fmt::format("byte(0x{:02x})", value);
-        case Kind::pattern: return fmt::format("pattern({})", value);
-        case Kind::text: return fmt::format("\"{}\"", text);
+    case Kind::zero: return "zero";
+    case Kind::byte: return fmt::format("byte(0x{:02x})", value);
+    case Kind::pattern: return fmt::format("pattern({})", value);
+    case Kind::text: return fmt::format("\"{}\"", text);
     }
     return {};
 }
 
 u8 Fill::byte_at(u64 offset) const {
     switch (kind) {
-        case Kind::zero: return 0;
-        case Kind::byte: return static_cast<u8>(value);
-        case Kind::pattern: return static_cast<u8>((value << 32 | offset / 8) >> (offset % 8 * 8));
-        case Kind::text: return offset < text.size() ? static_cast<u8>(text[offset]) : u8{0};
+    case Kind::zero: return 0;
+    case Kind::byte: return static_cast<u8>(value);
+    case Kind::pattern: return static_cast<u8>((value << 32 | offset / 8) >> (offset % 8 * 8));
+    case Kind::text: return offset < text.size() ? static_cast<u8>(text[offset]) : u8{0};
     }
     return 0;
 }
@@ -152,7 +152,8 @@ std::optional<Fill> parse_fill(std::string_view text) {
 }
 
 unsigned edit_distance(std::string_view left, std::string_view right, unsigned limit) {
-    const std::size_t difference = left.size() > right.size() ? left.size() - right.size() : right.size() - left.size();
+    const std::size_t difference =
+        left.size() > right.size() ? left.size() - right.size() : right.size() - left.size();
     if (difference >= limit || left.size() > 64 || right.size() > 64) return left == right ? 0 : limit;
     // Three rows of the usual table: two back for swapped neighbours.
     std::vector<unsigned> before(right.size() + 1), above(right.size() + 1), row(right.size() + 1);
@@ -216,7 +217,8 @@ Substituted substitute(std::string_view text, std::span<const Substitution> valu
             result.error = "'${' without a name and '}'; a literal one is written '$${'";
             return result;
         }
-        const auto value = std::find_if(values.begin(), values.end(), [&](const Substitution& known) { return known.name == name; });
+        const auto value =
+            std::find_if(values.begin(), values.end(), [&](const Substitution& known) { return known.name == name; });
         if (value == values.end()) {
             std::vector<std::string_view> names;
             for (const Substitution& known : values) names.push_back(known.name);

@@ -54,10 +54,14 @@ bool is_closed(const SourceFile& file, const YAML::Mark& mark) {
     for (u32 line = static_cast<u32>(mark.line) + 1; line <= file.line_count(); ++line, at = 0) {
         const std::string_view text = file.line(line);
         for (; at < text.size(); ++at) {
-            if (quote == '"' && text[at] == '\\') ++at;
-            else if (text[at] != quote) continue;
-            else if (quote == '\'' && at + 1 < text.size() && text[at + 1] == quote) ++at;
-            else return true;
+            if (quote == '"' && text[at] == '\\')
+                ++at;
+            else if (text[at] != quote)
+                continue;
+            else if (quote == '\'' && at + 1 < text.size() && text[at + 1] == quote)
+                ++at;
+            else
+                return true;
         }
     }
     return false;
@@ -141,7 +145,12 @@ public:
         const bool quoted = tag == "!";
         if (quoted && !is_closed(file_, mark)) refuse(mark, "this quote is not closed");
         if (waits_for_key()) return take_key(mark, value, quoted);
-        Node node{.kind = NodeKind::scalar, .text = value, .quoted = quoted, .pos = positions_.of(mark), .items = {}, .entries = {}};
+        Node node{.kind = NodeKind::scalar,
+                  .text = value,
+                  .quoted = quoted,
+                  .pos = positions_.of(mark),
+                  .items = {},
+                  .entries = {}};
         add(std::move(node));
     }
 
@@ -191,7 +200,8 @@ private:
         if (!map.keys.insert(key).second) {
             for (const NodeEntry& entry : map.node.entries)
                 if (entry.key == key)
-                    refuse(mark, fmt::format("'{}' is written twice; the first one is in line {}", key, entry.pos.line));
+                    refuse(mark,
+                           fmt::format("'{}' is written twice; the first one is in line {}", key, entry.pos.line));
         }
         map.has_key = true;
         map.key = key;
@@ -201,9 +211,8 @@ private:
     void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, NodeKind kind) {
         refuse_decoration(mark, anchor);
         if (!tag.empty() && tag != "?") refuse(mark, "tags (!name) are not allowed");
-        if (waits_for_key()) refuse(mark, "a key must be a name, not a list or a map");
-        if (open_.size() >= yaml_depth_max)
-            refuse(mark, fmt::format("nested deeper than {} levels", yaml_depth_max));
+        if (waits_for_key()) refuse(mark, "a key must be a name, not a list or a map; is a bracket not closed?");
+        if (open_.size() >= yaml_depth_max) refuse(mark, fmt::format("nested deeper than {} levels", yaml_depth_max));
         Open collection;
         collection.node.kind = kind;
         collection.node.pos = positions_.of(mark);
@@ -247,10 +256,10 @@ const Node* Node::find(std::string_view key) const {
 
 std::string_view Node::kind_name() const {
     switch (kind) {
-        case NodeKind::null: return "nothing";
-        case NodeKind::scalar: return "a value";
-        case NodeKind::sequence: return "a list";
-        case NodeKind::map: return "a map";
+    case NodeKind::null: return "nothing";
+    case NodeKind::scalar: return "a value";
+    case NodeKind::sequence: return "a list";
+    case NodeKind::map: return "a map";
     }
     return {};
 }

@@ -34,11 +34,11 @@ struct NodeEntry;
 /// One node of the file. A scalar is the text as written (quotes removed); nothing is typed.
 struct Node {
     NodeKind kind = NodeKind::null;
-    std::string text;                 // scalar
-    bool quoted = false;              // scalar: in quotes or a block scalar
-    SourcePos pos;                    // of a null: where its key stands
-    std::vector<Node> items;          // sequence
-    std::vector<NodeEntry> entries;   // map, in the order of the file
+    std::string text;                // scalar
+    bool quoted = false;             // scalar: in quotes or a block scalar
+    SourcePos pos;                   // of a null: where its key stands
+    std::vector<Node> items;         // sequence
+    std::vector<NodeEntry> entries;  // map, in the order of the file
 
     bool is_null() const { return kind == NodeKind::null; }
     bool is_scalar() const { return kind == NodeKind::scalar; }

@@ -26,9 +26,12 @@ constexpr std::string_view bodies[] = {
     "steps:\n  - repeat: {times: 3, steps: [{luo.prepare: }, {luo.cancel: }]}\n"
     "  - each: {of: [a, b], as: x, steps: [{memfd.create: {name: \"${x}\", size: 4K}}]}\n",
     "steps: [{kho.alloc: {name: f, order: 3}}, {kho.preserve: {folio: f}}, {kho.expect_map: {orders: {0: 3}}}]\n"
-    "faults:\n  - {at: handover.fdt, do: {replace: [\"kho-v1\", \"kho-v2\"]}}\n  - {at: mm.folio_alloc, visit: every, do: {fail: ENOMEM}, in: 0}\n",
-    "steps:\n  - subsystem.register: {name: s, prepare: ENOMEM}\n  - subsystem.expect: {name: s, calls: [prepare, cancel]}\n"
-    "expect:\n  findings: {any-of: [frame.intact], may: any}\n  log: [\"KHO\"]\nunder-faults: {steps: [], accept: [loss.silent]}\n",
+    "faults:\n  - {at: handover.fdt, do: {replace: [\"kho-v1\", \"kho-v2\"]}}\n  - {at: mm.folio_alloc, visit: "
+    "every, do: {fail: ENOMEM}, in: 0}\n",
+    "steps:\n  - subsystem.register: {name: s, prepare: ENOMEM}\n  - subsystem.expect: {name: s, calls: [prepare, "
+    "cancel]}\n"
+    "expect:\n  findings: {any-of: [frame.intact], may: any}\n  log: [\"KHO\"]\nunder-faults: {steps: [], accept: "
+    "[loss.silent]}\n",
     "steps: &a\n  - ? {x: y}\n  : !!str |\n    block\n  - *a\n---\n%TAG ! x\n",
 };
 
@@ -50,7 +53,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         for (std::size_t i = 0; i < scenario.program.size(); ++i) {
             const ProgramOp& op = scenario.program[i];
             if (op.kind == ProgramOp::Kind::step && op.step >= scenario.steps.size()) std::abort();
-            if (op.kind == ProgramOp::Kind::repeat_begin && (op.partner <= i || op.partner >= scenario.program.size())) std::abort();
+            if (op.kind == ProgramOp::Kind::repeat_begin &&
+                (op.partner <= i || op.partner >= scenario.program.size()))
+                std::abort();
             if (op.kind == ProgramOp::Kind::repeat_end && op.partner >= i) std::abort();
         }
         for (const Step& step : scenario.steps)

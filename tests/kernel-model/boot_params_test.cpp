@@ -26,7 +26,8 @@ BootParams example() {
     params.memory_map = {{{PhysAddr{0}, PhysAddr{0x9fc00}}, MemoryType::ram},
                          {{PhysAddr{0x9fc00}, PhysAddr{MiB}}, MemoryType::reserved},
                          {{PhysAddr{MiB}, PhysAddr{64 * MiB}}, MemoryType::ram}};
-    params.setup_data = {{SETUP_KEXEC_KHO, std::vector<std::byte>(32, std::byte{0x5a})}, {7, {}}, {8, {std::byte{1}}}};
+    params.setup_data = {
+        {SETUP_KEXEC_KHO, std::vector<std::byte>(32, std::byte{0x5a})}, {7, {}}, {8, {std::byte{1}}}};
     params.kernel_image = phys_range(PhysAddr{16 * MiB}, 4 * MiB);
     params.initrd = phys_range(PhysAddr{32 * MiB}, MiB);
     return params;

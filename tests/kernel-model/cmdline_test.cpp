@@ -42,8 +42,10 @@ TEST_CASE("what follows two dashes is not for the kernel") {
 }
 
 TEST_CASE("a boolean is decided by its first letters") {
-    for (const char* text : {"1", "y", "Y", "yes", "t", "true", "on", "ON", "On", "1x"}) CHECK(parse_bool_param(text) == true);
-    for (const char* text : {"0", "n", "N", "no", "f", "false", "off", "OFF", "oF"}) CHECK(parse_bool_param(text) == false);
+    for (const char* text : {"1", "y", "Y", "yes", "t", "true", "on", "ON", "On", "1x"})
+        CHECK(parse_bool_param(text) == true);
+    for (const char* text : {"0", "n", "N", "no", "f", "false", "off", "OFF", "oF"})
+        CHECK(parse_bool_param(text) == false);
     for (const char* text : {"", "o", "ox", "2", "-1", "maybe", " 1"}) {
         INFO(text);
         REQUIRE_FALSE(parse_bool_param(text).has_value());

@@ -160,8 +160,7 @@ TEST_CASE("while a kernel dies by an exception its files are not released") {
     try {
         const auto held = bench.vfs().make_file<CountedFile>(1, &bench.released);
         throw KernelPanic("in the middle");
-    } catch (const KernelPanic&) {
-    }
+    } catch (const KernelPanic&) {}
     CHECK(bench.released.empty());
 }
 
@@ -207,11 +206,10 @@ TEST_CASE("pseudo files are read and written by path") {
     Bench bench;
     std::string stored = "normal\n";
     bench.vfs().add_pseudo_file("/sys/kernel/liveupdate/state", {[&] { return Result<std::string>(stored); }, {}});
-    bench.vfs().add_pseudo_file("/sys/kernel/debug/kho/out/finalize",
-                                {{}, [&](std::string_view text) -> Result<> {
-                                     stored = text;
-                                     return {};
-                                 }});
+    bench.vfs().add_pseudo_file("/sys/kernel/debug/kho/out/finalize", {{}, [&](std::string_view text) -> Result<> {
+                                                                           stored = text;
+                                                                           return {};
+                                                                       }});
     CHECK(bench.vfs().read("/sys/kernel/liveupdate/state").value() == "normal\n");
     CHECK(bench.vfs().write("/sys/kernel/liveupdate/state", "x").error() == Errno::eacces);
     CHECK(bench.vfs().read("/sys/kernel/debug/kho/out/finalize").error() == Errno::eacces);

@@ -40,8 +40,9 @@ TEST_CASE("every row of the step registry is complete and in the order of its id
 TEST_CASE("only what needs no kernel runs on a dead machine") {
     for (const StepSpec& step : step_specs()) {
         INFO(step.name);
-        const bool expected = step.name.starts_with("expect.") || step.name == "reset" || step.name == "crash-kernel" ||
-                              step.name == "advance" || step.name == "note" || step.name == "mark" || step.name == "kho.expect_map";
+        const bool expected = step.name.starts_with("expect.") || step.name == "reset" ||
+                              step.name == "crash-kernel" || step.name == "advance" || step.name == "note" ||
+                              step.name == "mark" || step.name == "kho.expect_map";
         CHECK(step.runs_when_dead == expected);
     }
 }
@@ -49,7 +50,8 @@ TEST_CASE("only what needs no kernel runs on a dead machine") {
 TEST_CASE("an agent opens the device by itself for every LUO step but open, close and state") {
     for (const StepSpec& step : step_specs()) {
         INFO(step.name);
-        const bool expected = step.name.starts_with("luo.") && step.name != "luo.open" && step.name != "luo.close" && step.name != "luo.state";
+        const bool expected = step.name.starts_with("luo.") && step.name != "luo.open" && step.name != "luo.close" &&
+                              step.name != "luo.state";
         CHECK(step.opens_luo == expected);
     }
 }
@@ -77,11 +79,14 @@ TEST_CASE("list, reference page and schema show every step and every field") {
 TEST_CASE("the schema names its draft, every profile, every invariant and every fault point") {
     const std::string schema = json_schema();
     CHECK(schema.find("https://json-schema.org/draft/2020-12/schema") != std::string::npos);
-    for (const ProfileInfo& info : profiles()) CHECK(schema.find("\"" + std::string(info.name) + "\"") != std::string::npos);
-    for (std::string_view id : invariant_names()) CHECK(schema.find("\"" + std::string(id) + "\"") != std::string::npos);
-    for (const FaultPointInfo& info : fault_points()) CHECK(schema.find("\"" + std::string(info.name) + "\"") != std::string::npos);
-    for (const char* key : {"format", "scenario", "summary", "seed", "machine", "kernels", "parameters", "modules", "faults",
-                            "steps", "expect", "under-faults", "reproduces", "repeat", "each"})
+    for (const ProfileInfo& info : profiles())
+        CHECK(schema.find("\"" + std::string(info.name) + "\"") != std::string::npos);
+    for (std::string_view id : invariant_names())
+        CHECK(schema.find("\"" + std::string(id) + "\"") != std::string::npos);
+    for (const FaultPointInfo& info : fault_points())
+        CHECK(schema.find("\"" + std::string(info.name) + "\"") != std::string::npos);
+    for (const char* key : {"format", "scenario", "summary", "seed", "machine", "kernels", "parameters", "modules",
+                            "faults", "steps", "expect", "under-faults", "reproduces", "repeat", "each"})
         CHECK(schema.find("\"" + std::string(key) + "\"") != std::string::npos);
 }
 

@@ -9,15 +9,41 @@ using namespace kexec_sim;
 using namespace kexec_sim::sim;
 
 TEST_CASE("a size is a number with a binary unit, or nothing") {
-    const std::pair<std::string_view, u64> good[] = {
-        {"0", 0}, {"4096", 4096}, {"4K", 4096}, {"4KiB", 4096}, {"2MiB", 2 * MiB}, {"1G", GiB}, {"1TiB", TiB},
-        {"0x1000", 4096}, {"1_000", 1000}, {"0x10K", 16 * KiB}, {"18446744073709551615", ~u64{0}}};
+    const std::pair<std::string_view, u64> good[] = {{"0", 0},
+                                                     {"4096", 4096},
+                                                     {"4K", 4096},
+                                                     {"4KiB", 4096},
+                                                     {"2MiB", 2 * MiB},
+                                                     {"1G", GiB},
+                                                     {"1TiB", TiB},
+                                                     {"0x1000", 4096},
+                                                     {"1_000", 1000},
+                                                     {"0x10K", 16 * KiB},
+                                                     {"18446744073709551615", ~u64{0}}};
     for (const auto& [text, bytes] : good) {
         INFO(text);
         CHECK(parse_size(text) == bytes);
     }
-    for (std::string_view text : {"", "K", "-1", "+1", "1.5M", "4 K", "4k", "4KB", "4MB", "4MiBs", "0x", "_1", "1_", "1__0",
-                                  "18446744073709551616", "16777216T", "0xfffffffffffffffff", " 1", "1 ", "twelve"}) {
+    for (std::string_view text : {"",
+                                  "K",
+                                  "-1",
+                                  "+1",
+                                  "1.5M",
+                                  "4 K",
+                                  "4k",
+                                  "4KB",
+                                  "4MB",
+                                  "4MiBs",
+                                  "0x",
+                                  "_1",
+                                  "1_",
+                                  "1__0",
+                                  "18446744073709551616",
+                                  "16777216T",
+                                  "0xfffffffffffffffff",
+                                  " 1",
+                                  "1 ",
+                                  "twelve"}) {
         INFO(text);
         CHECK_FALSE(parse_size(text));
     }
@@ -57,8 +83,8 @@ TEST_CASE("fills are zero, byte(N) and pattern(SEED)") {
     CHECK(parse_fill("zero") == Fill{});
     CHECK(parse_fill("byte(0xa5)") == Fill{Fill::Kind::byte, 0xa5, {}});
     CHECK(parse_fill("pattern(7)") == Fill{Fill::Kind::pattern, 7, {}});
-    for (std::string_view text : {"", "Zero", "byte", "byte()", "byte(256)", "byte(0xa5", "pattern(4294967296)", "pattern(-1)",
-                                  "pattern 7", "random(1)", "byte(1))"}) {
+    for (std::string_view text : {"", "Zero", "byte", "byte()", "byte(256)", "byte(0xa5", "pattern(4294967296)",
+                                  "pattern(-1)", "pattern 7", "random(1)", "byte(1))"}) {
         INFO(text);
         CHECK_FALSE(parse_fill(text));
     }

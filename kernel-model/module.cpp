@@ -1,0 +1,76 @@
+#include "kernel-model/module.hpp"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel-model/kernel.hpp"
+
+namespace kexec_sim {
+namespace {
+
+std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+/// A copy of the file that no other kernel has open; -1: it cannot be read.
+int private_copy(const std::string& path) {
+    const int from = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (from < 0) return -1;
+    struct stat info {};
+    const int copy = memfd_create("module", MFD_CLOEXEC);
+    bool ok = copy >= 0 && fstat(from, &info) == 0 && S_ISREG(info.st_mode);
+    for (off_t rest = ok ? info.st_size : 0; ok && rest > 0;) {
+        const ssize_t count = sendfile(copy, from, nullptr, static_cast<std::size_t>(rest));
+        ok = count > 0;
+        rest -= count;
+    }
+    close(from);
+    if (!ok && copy >= 0) close(copy);
+    return ok ? copy : -1;
+}
+
+}  // namespace
+
+ModuleLoader::~ModuleLoader() {
+    for (const auto& [name, handle] : handles_) dlclose(handle);
+}
+
+Result<> ModuleLoader::load(const std::string& path) {
+    const std::string name = base_name(path);
+    if (handles_.contains(name)) return fail(Errno::eexist);
+    const int copy = private_copy(path);
+    if (copy < 0) return fail(Errno::enoent);
+    void* handle = dlopen(fmt::format("/proc/self/fd/{}", copy).c_str(), RTLD_NOW | RTLD_LOCAL);
+    close(copy);
+    if (!handle) {
+        const std::string why = dlerror();
+        kernel_.log.err("{}: {}", name, why.substr(why.rfind(": ") == std::string::npos ? 0 : why.rfind(": ") + 2));
+        return fail(Errno::enoexec);
+    }
+    const auto init = reinterpret_cast<int (*)()>(dlsym(handle, "init_module"));
+    kernel_.machine.trace.emit(Layer::kernel, "module.load", {{"module", name}});
+    handles_[name] = handle;
+    const int result = init ? init() : 0;
+    if (result < 0) {
+        handles_.erase(name);
+        dlclose(handle);
+        return fail(static_cast<Errno>(-result));
+    }
+    return {};
+}
+
+Result<> ModuleLoader::unload(const std::string& path) {
+    const auto at = handles_.find(base_name(path));
+    if (at == handles_.end()) return fail(Errno::enoent);
+    void* handle = at->second;
+    if (const auto cleanup = reinterpret_cast<void (*)()>(dlsym(handle, "cleanup_module"))) cleanup();
+    kernel_.machine.trace.emit(Layer::kernel, "module.unload", {{"module", at->first}});
+    handles_.erase(at);
+    dlclose(handle);
+    return {};
+}
+
+}  // namespace kexec_sim

@@ -1,0 +1,32 @@
+// The program: every command of `kexec-sim`, from its arguments to its exit code.
+//
+//   0  all expectations and invariants hold          1  a scenario failed
+//   2  bad usage or input, host out of something     3  the simulator itself failed
+//   130, 143  interrupted by SIGINT, SIGTERM
+//
+// Of several scenarios the highest code wins. Standard output holds results, standard error holds errors; both are written
+// through sim/output.hpp.
+#pragma once
+
+#include "sim/cli_options.hpp"
+
+namespace kexec_sim::sim {
+
+enum ExitCode : int { exit_ok = 0, exit_failed = 1, exit_usage = 2, exit_bug = 3 };
+
+int cli_main(int argc, const char* const* argv);
+
+/// `program`: how the user called it, for the command that repeats a run.
+int run_command(const RunCommand& command, const std::string& program);
+int check_command(const CheckCommand& command);
+int list_command(const ListCommand& command);
+int show_command(const ShowCommand& command);
+
+/// Colour only on a terminal, and not with --no-color or NO_COLOR.
+bool wants_color(bool no_color, bool is_terminal);
+/// The text on standard error of a bug: what it was doing, and how to report it.
+std::string bug_text(const std::string& what, const std::string& doing, const std::string& command);
+/// Writes to standard error, whole or not at all.
+void print_error(const std::string& text);
+
+}  // namespace kexec_sim::sim

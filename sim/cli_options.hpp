@@ -1,0 +1,61 @@
+// The command line as data: which command, with which options, checked as far as that needs no scenario.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "machine/fault.hpp"
+#include "sim/inspect.hpp"
+
+namespace kexec_sim::sim {
+
+inline constexpr std::string_view program_version = "0.1";
+
+struct ViewOptions {
+    bool quiet = false, verbose = false, no_color = false;
+};
+
+struct RunCommand {
+    std::vector<std::string> files;
+    std::optional<u64> seed;
+    std::map<std::string, std::string> overrides;  // --set
+    std::vector<PlannedFault> faults;
+    bool process_isolation = true;
+    std::string json_file, trace_file, ram_file, boot_params_file, dump_fdt_dir;
+    std::optional<Generation> stop_at_jump;
+    bool step = false;
+    u64 max_time_ns = 0;
+    std::string max_time_text;                     // as given, for the command that repeats the run
+    std::vector<std::string> modules;
+    ViewOptions view;
+};
+struct CheckCommand {
+    std::vector<std::string> files;
+    std::map<std::string, std::string> overrides;
+    bool quiet = false;
+};
+enum class ListWhat : u8 { steps, faults, invariants, devices, profiles, scenarios };
+struct ListCommand {
+    ListWhat what = ListWhat::steps;
+    bool markdown = false;
+    std::string folder;                            // scenarios: where to look
+};
+struct SchemaCommand {};
+struct ShowCommand {
+    std::string file;
+    ViewOptions view;
+};
+/// --help and --version: nothing but text.
+struct TextCommand {
+    std::string text;
+};
+
+using Command = std::variant<RunCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
+
+/// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.
+Command parse_command_line(int argc, const char* const* argv);
+
+}  // namespace kexec_sim::sim

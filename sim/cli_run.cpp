@@ -1,0 +1,226 @@
+// `kexec-sim run`: check every file, open every output, run one scenario after another, write the results.
+//
+// Nothing half done: a scenario that does not parse, or a file that cannot be written, is found before the first kernel boots.
+// An error in one run (exit 2 or 3) does not keep the others from running; the highest code wins.
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fmt/format.h>
+#include <memory>
+#include <new>
+#include <unistd.h>
+
+#include "machine/result.hpp"
+#include "sim/boot_params_file.hpp"
+#include "sim/cli.hpp"
+#include "sim/interrupt.hpp"
+#include "sim/narration.hpp"
+#include "sim/output.hpp"
+#include "sim/result_json.hpp"
+#include "sim/runner.hpp"
+#include "sim/step_view.hpp"
+#include "sim/trace_file.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+/// `argument` as a shell reads it back.
+std::string shell_quoted(const std::string& argument) {
+    const auto safe = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("-_./:=,+@%", c); };
+    if (!argument.empty() && std::all_of(argument.begin(), argument.end(), safe)) return argument;
+    std::string text = "'";
+    for (char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return text + "'";
+}
+
+/// The one command that repeats the run of `file`: what decides it, and nothing of the view.
+std::string repeat_command(const RunCommand& command, const std::string& program, const Scenario& scenario) {
+    std::string text = shell_quoted(program) + " run " + shell_quoted(scenario.path.string());
+    const auto add = [&](std::string_view option, const std::string& value) {
+        text += fmt::format(" {} {}", option, shell_quoted(value));
+    };
+    add("--seed", fmt::format("{}", scenario.seed));
+    for (const auto& [key, value] : command.overrides) add("--set", key + "=" + value);
+    for (const PlannedFault& fault : command.faults) add("--fault", fault.text());
+    if (!command.process_isolation) add("--isolation", "inline");
+    if (command.max_time_ns) add("--max-time", command.max_time_text);
+    for (const std::string& module : command.modules) add("--module", module);
+    if (command.stop_at_jump) add("--stop-at", fmt::format("jump:{}", *command.stop_at_jump));
+    return text;
+}
+
+/// Every file read and checked; all that is wrong is said.
+std::vector<Scenario> load_all(const RunCommand& command) {
+    std::vector<Scenario> scenarios;
+    std::string errors;
+    for (const std::string& file : command.files) {
+        try {
+            LoadOptions options;
+            options.overrides = command.overrides;
+            options.seed = command.seed;
+            options.bench_names = bench_names_of;
+            scenarios.push_back(load_scenario(file, options));
+        } catch (const UserError& error) {
+            errors += std::string(errors.empty() ? "" : "\n") + error.what();
+        }
+    }
+    if (!errors.empty()) throw UserError(errors);
+    return scenarios;
+}
+
+/// Modules by absolute name: a bare one would be searched for among the system's libraries.
+std::vector<std::string> module_files(const RunCommand& command) {
+    std::vector<std::string> files;
+    for (const std::string& module : command.modules) {
+        std::error_code error;
+        const auto path = std::filesystem::absolute(module, error);
+        if (error || access(path.c_str(), R_OK) != 0)
+            throw UserError(fmt::format("kexec-sim: error: cannot read module {}: {}", module, std::strerror(errno)));
+        files.push_back(path.string());
+    }
+    return files;
+}
+
+void check_writable(const RunCommand& command) {
+    if (!command.boot_params_file.empty()) Output(command.boot_params_file).is_terminal();
+    if (command.dump_fdt_dir.empty()) return;
+    std::error_code error;
+    std::filesystem::create_directories(command.dump_fdt_dir, error);
+    if (error || access(command.dump_fdt_dir.c_str(), W_OK) != 0)
+        throw UserError(fmt::format("kexec-sim: error: cannot write into {}: {}", command.dump_fdt_dir,
+                                    error ? error.message() : std::strerror(errno)));
+}
+
+class RunSession {
+public:
+    RunSession(const RunCommand& command, const std::string& program)
+        : command_(command), program_(program), scenarios_(load_all(command)), modules_(module_files(command)),
+          console_(command.json_file == "-" ? STDERR_FILENO : STDOUT_FILENO,
+                   command.json_file == "-" ? "standard error" : "standard output"),
+          color_(wants_color(command.view.no_color, console_.is_terminal())),
+          series_([this](std::string_view text) { console_.write(text); }, {color_, command.view.quiet, command.view.verbose}) {
+        check_writable(command);
+        if (!command.json_file.empty()) json_ = std::make_unique<Output>(command.json_file);
+        if (!command.trace_file.empty()) {
+            trace_file_ = std::make_unique<Output>(command.trace_file);
+            trace_ = std::make_unique<TraceFileWriter>(*trace_file_);
+        }
+    }
+
+    int run() {
+        watch_for_interrupts();
+        for (const Scenario& scenario : scenarios_) {
+            run_one(scenario);
+            if (stopped_) break;
+        }
+        series_.total();
+        console_.flush();
+        if (json_) {
+            json_->write(result_json(reported_));
+            json_->flush();
+        }
+        if (trace_file_) trace_file_->flush();
+        if (const int signal_number = interrupt_signal()) {
+            print_error("kexec-sim: interrupted");
+            return 128 + signal_number;
+        }
+        return code_;
+    }
+
+private:
+    RunOptions options_of() {
+        RunOptions options;
+        options.isolation = command_.process_isolation ? Isolation::process : Isolation::inline_;
+        options.faults = command_.faults;
+        options.ram_file = command_.ram_file;
+        options.stop_at_jump = command_.stop_at_jump;
+        options.boot_params_file = command_.boot_params_file;
+        options.dump_fdt_dir = command_.dump_fdt_dir;
+        options.max_time_ns = command_.max_time_ns;
+        options.modules = modules_;
+        options.interrupted = [] { return interrupt_signal() != 0; };
+        options.on_event = [this](const TraceEvent& event) { hear(event); };
+        if (command_.step)
+            options.after_step = [this](Machine& machine, const RunState&, int pid) { return wait(machine, pid); };
+        return options;
+    }
+
+    void hear(const TraceEvent& event) {
+        series_.event(event);
+        if (trace_) trace_->event(event);
+        if (step_view_) step_view_->event(event);
+        if (event.name == "step" && event.phase == Phase::begin)
+            doing_ = fmt::format("step {} ({})", event.number("index") + 1, event.text("text"));
+    }
+
+    /// --step: shows where the run stands and waits.
+    bool wait(Machine& machine, int pid) {
+        console_.write(step_view_->text(machine));
+        console_.write("  [Enter: next step, q: quit]\n");
+        console_.flush();
+        if (pid) print_error(fmt::format("kexec-sim: the kernel is process {}", pid));
+        if (prompt_.ask() == StepAnswer::next) return true;
+        stopped_ = true;
+        return false;
+    }
+
+    void run_one(const Scenario& scenario) {
+        const std::string command = repeat_command(command_, program_, scenario);
+        doing_.clear();
+        if (command_.step) step_view_ = std::make_unique<StepView>(color_);
+        series_.begin(command);
+        if (trace_) trace_->begin({scenario.name, scenario.path.string(), command});
+        ReportedRun report{scenario.name, scenario.path.string(), result_of_no_run(scenario), std::nullopt};
+        TraceFooter footer;
+        const auto error = [&](std::string text, int code) {
+            report.error = text;
+            footer = {"error", text, 0, {}};
+            code_ = std::max(code_, code);
+        };
+        try {
+            report.result = run_scenario(scenario, options_of());
+            const RunResult& result = report.result;
+            footer = {result.interrupted ? "interrupted" : result.passed ? "pass" : "fail", {}, 0, result.trace_hash};
+            if (!result.passed) code_ = std::max<int>(code_, exit_failed);
+            stopped_ = stopped_ || result.interrupted;
+        } catch (const UserError& user_error) {
+            error(user_error.what(), exit_usage);
+        } catch (const std::bad_alloc&) {
+            error("kexec-sim: error: the host has no memory left", exit_usage);
+        } catch (const std::exception& bug) {
+            const std::string where = doing_.empty() ? "" : ", after " + doing_;
+            error(bug_text(bug.what(), fmt::format("running {}{}", scenario.path.string(), where), command), exit_bug);
+        }
+        series_.end();
+        console_.flush();
+        if (trace_) {
+            trace_->end(footer);
+            trace_file_->flush();
+        }
+        if (report.error) print_error(*report.error);
+        reported_.push_back(std::move(report));
+    }
+
+    const RunCommand& command_;
+    const std::string& program_;
+    std::vector<Scenario> scenarios_;
+    std::vector<std::string> modules_;
+    Output console_;
+    bool color_;
+    NarrationSeries series_;
+    std::unique_ptr<Output> json_, trace_file_;
+    std::unique_ptr<TraceFileWriter> trace_;
+    std::unique_ptr<StepView> step_view_;
+    StepPrompt prompt_;
+    std::vector<ReportedRun> reported_;
+    std::string doing_;
+    int code_ = exit_ok;
+    bool stopped_ = false;
+};
+
+}  // namespace
+
+int run_command(const RunCommand& command, const std::string& program) { return RunSession(command, program).run(); }
+
+}  // namespace kexec_sim::sim

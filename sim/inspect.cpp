@@ -1,0 +1,224 @@
+#include "sim/inspect.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "sim/boot_params_file.hpp"
+#include "sim/inspect_decode.hpp"
+#include "sim/steps.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+std::string size_text(u64 bytes) {
+    if (bytes && bytes % GiB == 0) return fmt::format("{} GiB", bytes / GiB);
+    if (bytes && bytes % MiB == 0) return fmt::format("{} MiB", bytes / MiB);
+    if (bytes && bytes % KiB == 0) return fmt::format("{} KiB", bytes / KiB);
+    return fmt::format("{} bytes", bytes);
+}
+
+std::string indented(const std::string& text, std::string_view pad) {
+    std::string out;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = std::min(text.find('\n', at), text.size());
+        out += fmt::format("{}{}\n", pad, text.substr(at, end - at));
+        at = end + 1;
+    }
+    return out;
+}
+
+/// A file that is a devicetree itself; nullopt: it is something else.
+std::optional<std::string> as_tree(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) throw UserError(fmt::format("kexec-sim: error: {}: cannot be read", path));
+    char head[4] = {};
+    in.read(head, sizeof head);
+    if (in.gcount() != sizeof head || std::memcmp(head, "\xd0\x0d\xfe\xed", 4) != 0) return std::nullopt;
+    in.seekg(0);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+int inspect_tree(const InspectOptions& options, const std::string& blob) {
+    const std::string text = printable_blob(blob);
+    if (!text.starts_with("/ {") && text.find(" {\n") == std::string::npos) {
+        fmt::print("{}: a devicetree header, but no valid devicetree ({} bytes)\n", options.file, blob.size());
+        return 1;
+    }
+    fmt::print("{}: devicetree, {} bytes\n{}", options.file, blob.size(), text);
+    return 0;
+}
+
+void print_trees(const Inspected& image) {
+    for (const Inspected::Tree& tree : image.trees) {
+        fmt::print("\n{} tree at {:#x}, {} bytes\n", tree.name, tree.phys.raw, tree.bytes);
+        fmt::print("{}", indented(tree.text, "  "));
+        for (const Inspected::MemoryFile& file : image.files)
+            if (file.tree == tree.phys)
+                fmt::print("  token {:#x}: size {}, position {}, {} folios\n", file.token, file.size, file.pos, file.folios);
+    }
+}
+
+/// The owner named by the trees for a range, innermost first.
+std::string owner_of(const Inspected& image, PhysRange range) {
+    const Inspected::Owner* best = nullptr;
+    for (const Inspected::Owner& owner : image.owners)
+        if (owner.range.overlaps(range) && owner.name != "scratch" &&
+            (!best || owner.range.bytes() < best->range.bytes()))
+            best = &owner;
+    return best ? best->name : "?";
+}
+
+void print_ranges(const Inspected& image) {
+    if (!image.map_address) return;
+    u64 blocks = 0, bytes = 0;
+    for (const kho::BlockRun& run : image.runs) {
+        blocks += run.count;
+        bytes += run.count * run.order.bytes();
+    }
+    fmt::print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks, size_text(bytes),
+               *image.map_address, image.directory.chunks.size(), image.directory.elements.size(), image.bitmap_bytes);
+    for (const kho::BlockRun& run : image.runs)
+        fmt::print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw, run.frames().phys().end.raw,
+                   run.order.raw, run.count, owner_of(image, run.frames().phys()));
+    for (const kho::MapElement& element : image.directory.elements) {
+        const u64 bits = image.bitmap_bytes * 8;
+        u64 set = 0;
+        for (const kho::BlockRun& run : image.runs)
+            if (run.order == element.order) {
+                const PhysRange covered = phys_range(element.phys_start, bits * run.order.bytes());
+                const PhysRange blocks_range = run.frames().phys();
+                if (!covered.overlaps(blocks_range)) continue;
+                const u64 from = std::max(covered.begin.raw, blocks_range.begin.raw), to = std::min(covered.end.raw, blocks_range.end.raw);
+                set += (to - from) / run.order.bytes();
+            }
+        fmt::print("  bitmap {:#x}: order {}, from {:#x}, {} of {} bits\n", element.bitmap.raw, element.order.raw,
+                   element.phys_start.raw, set, bits);
+    }
+    if (!image.scratch.empty()) fmt::print("\nscratch areas\n");
+    for (const PhysRange& area : image.scratch)
+        fmt::print("  {:#014x}-{:#014x}  {}\n", area.begin.raw, area.end.raw, size_text(area.bytes()));
+}
+
+/// One character for a stretch of memory: what lies in it.
+void print_map(const Machine& machine, const Inspected& image) {
+    constexpr u64 width = 64;
+    const u64 step = align_up(std::max<u64>(machine.ram.bytes_max() / (width * 16), page_bytes), page_bytes);
+    fmt::print("\nmemory, {} a character: P preserved, T tree, M map, S scratch, # written, . never written, blank no RAM\n", size_text(step));
+    const auto letter = [&](PhysRange range) {
+        if (!std::ranges::any_of(machine.ram.ranges(), [&](const PhysRange& ram) { return ram.overlaps(range); })) return ' ';
+        char found = 0;
+        for (const Inspected::Owner& owner : image.owners) {
+            if (!owner.range.overlaps(range)) continue;
+            if (owner.name.ends_with("tree")) return 'T';
+            if (owner.name == "KHO chunk" || owner.name == "KHO bitmap") found = 'M';
+            if (owner.name == "scratch" && !found) found = 'S';
+        }
+        if (found == 'M') return found;
+        for (const kho::BlockRun& run : image.runs)
+            if (run.frames().phys().overlaps(range)) return 'P';
+        if (found) return found;
+        const Pfn end = range.end.pfn();
+        return machine.ram.next_written(range.begin.pfn(), end) < end ? '#' : '.';
+    };
+    for (u64 row = 0; row < machine.ram.bytes_max(); row += step * width) {
+        std::string line;
+        for (u64 at = row; at < std::min(row + step * width, machine.ram.bytes_max()); at += step)
+            line += letter(phys_range(PhysAddr{at}, std::min(step, machine.ram.bytes_max() - at)));
+        if (line.find_first_not_of(' ') != std::string::npos) fmt::print("  {:#014x} {}\n", row, line);
+    }
+    fmt::print("\nowners\n");
+    std::vector<Inspected::Owner> owners = image.owners;
+    std::ranges::sort(owners, {}, [](const Inspected::Owner& owner) { return owner.range; });
+    for (const Inspected::Owner& owner : owners)
+        fmt::print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw, size_text(owner.range.bytes()), owner.name);
+}
+
+json to_json(const InspectOptions& options, const Inspected& image) {
+    const auto hex = [](u64 value) { return fmt::format("{:#x}", value); };
+    json root;
+    root["format"] = "kexec-sim/inspect-1";
+    root["file"] = options.file;
+    root["root"] = image.root ? json(hex(image.root->raw)) : json(nullptr);
+    root["map"] = image.map_address ? json(hex(*image.map_address)) : json(nullptr);
+    root["bitmap_bytes"] = image.bitmap_bytes;
+    root["chunks"] = image.directory.chunks.size();
+    root["bitmaps"] = image.directory.elements.size();
+    root["ranges"] = json::array();
+    for (const kho::BlockRun& run : image.runs)
+        root["ranges"].push_back({{"begin", hex(run.frames().phys().begin.raw)}, {"end", hex(run.frames().phys().end.raw)},
+                                  {"order", run.order.raw}, {"blocks", run.count}, {"owner", owner_of(image, run.frames().phys())}});
+    root["scratch"] = json::array();
+    for (const PhysRange& area : image.scratch) root["scratch"].push_back({{"addr", hex(area.begin.raw)}, {"size", hex(area.bytes())}});
+    root["trees"] = json::array();
+    for (const Inspected::Tree& tree : image.trees)
+        root["trees"].push_back({{"name", tree.name}, {"phys", hex(tree.phys.raw)}, {"bytes", tree.bytes}, {"text", tree.text}});
+    root["files"] = json::array();
+    for (const Inspected::MemoryFile& file : image.files)
+        root["files"].push_back({{"token", hex(file.token)}, {"handler", file.handler}, {"size", file.size}, {"pos", file.pos},
+                                 {"folios", file.folios}, {"tree", hex(file.tree.raw)}});
+    root["owners"] = json::array();
+    for (const Inspected::Owner& owner : image.owners)
+        root["owners"].push_back({{"begin", hex(owner.range.begin.raw)}, {"end", hex(owner.range.end.raw)}, {"name", owner.name}});
+    root["problems"] = image.problems;
+    return root;
+}
+
+void write_json(const InspectOptions& options, const Inspected& image) {
+    const std::string text = to_json(options, image).dump(2) + "\n";
+    if (options.json_file == "-") {
+        fmt::print("{}", text);
+        return;
+    }
+    std::ofstream out(options.json_file);
+    out << text;
+    out.close();
+    if (!out) throw UserError(fmt::format("kexec-sim: error: {}: cannot be written", options.json_file));
+}
+
+}  // namespace
+
+int run_inspect(const InspectOptions& options) {
+    if (const auto blob = as_tree(options.file)) return inspect_tree(options, *blob);
+    MachineConfig config;
+    HandoverAddress where;
+    where.fdt = options.fdt_addr;
+    std::error_code error;
+    const u64 bytes = std::filesystem::file_size(options.file, error);
+    if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", options.file, error.message()));
+    if (bytes < MiB) throw UserError(fmt::format("kexec-sim: error: {}: neither a devicetree nor a RAM image", options.file));
+    config.memory_map = {{{PhysAddr{0}, PhysAddr{align_up(bytes, page_bytes)}}, MemoryType::ram}};
+    config.node_count = 1;
+    if (!options.boot_params.empty()) {
+        const BootParamsFile file = read_boot_params_file(options.boot_params, options.file);
+        if (!file.memory_map.empty()) config.memory_map = file.memory_map;
+        if (file.kho_payload) {
+            u64 words[4];
+            std::memcpy(words, file.kho_payload->data(), sizeof words);
+            if (!where.fdt) where.fdt = words[0];
+            where.scratch = words[2];
+            where.scratch_bytes = words[3];
+        }
+    }
+    const MachineHandle machine = make_machine(config);
+    machine->ram.load_image(options.file);
+    const Inspected image = decode_image(*machine, where);
+    if (options.json_file != "-") {
+        fmt::print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes), machine->ram.frames_written());
+        print_trees(image);
+        print_ranges(image);
+        if (options.map) print_map(*machine, image);
+        for (const std::string& problem : image.problems) fmt::print("problem: {}\n", problem);
+    }
+    if (!options.json_file.empty()) write_json(options, image);
+    return image.problems.empty() ? 0 : 1;
+}
+
+}  // namespace kexec_sim::sim

@@ -1,0 +1,12 @@
+// SIGINT and SIGTERM: the first asks the run to end between two steps, the second of its kind kills the program. Kernels
+// run in children that die with their parent, so neither leaves anything.
+#pragma once
+
+namespace kexec_sim::sim {
+
+/// From now on the two signals are noted.
+void watch_for_interrupts();
+/// The signal that came, or 0.
+int interrupt_signal();
+
+}  // namespace kexec_sim::sim

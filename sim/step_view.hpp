@@ -1,0 +1,49 @@
+// `--step`: between two steps the run waits and shows where it stands.
+//
+//   memory 0 ─────────────────────────────────────────────────────── 1 GiB
+//   ▕#··S···········································PPP··········##▏
+//   # written  S scratch  P preserved  I image of the next kernel  · never written
+//   LUO: prepared      last callbacks: prepare memfd-v1 → ok …
+//   [Enter: next step, q: quit]
+//
+// A cell of the bar is a stretch of memory; it shows the most telling of what lies in it. What is preserved, scratch or image
+// comes from the event stream, what was written from RAM. Nothing of it is in the trace.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "machine/machine.hpp"
+#include "machine/trace.hpp"
+#include "sim/narration.hpp"
+
+namespace kexec_sim::sim {
+
+class StepView {
+public:
+    explicit StepView(bool color) : color_(color) {}
+    void event(const TraceEvent& event);
+    std::string text(const Machine& machine) const;
+
+private:
+    struct Range { u64 begin = 0, end = 0; };
+    std::string bar(const Machine& machine) const;
+
+    bool color_;
+    std::vector<Range> preserved_, scratch_, image_;
+    std::string luo_state_;
+    std::deque<std::string> callbacks_;
+};
+
+enum class StepAnswer : u8 { next, quit };
+/// Waits for a line on standard input. At its end the run goes on, without waiting any more.
+class StepPrompt {
+public:
+    StepAnswer ask();
+
+private:
+    bool input_ended_ = false;
+};
+
+}  // namespace kexec_sim::sim
