@@ -266,8 +266,13 @@ void Kho::State::memory_init() {
 
 void Kho::State::late_init() {
     if (!enabled) return;
-    const auto page =
-        kernel.pages.alloc_folio({.order = Order{0}, .site = root_site, .frame_class = FrameClass::kho});
+    const AllocRequest request{.order = Order{0}, .site = root_site, .frame_class = FrameClass::kho};
+    // An incoming tree that could not be restored lies in free memory. Lowest-first allocation would take just that page and
+    // clear it, always; on a real machine the first page is some other one, and the tree stays readable for a while.
+    const bool stray = in && kernel.pages.block(in->fdt.pfn()).meta.state == PageState::free;
+    if (stray) kernel.pages.adopt_folio({in->fdt.pfn(), Order{0}}, root_site, FrameClass::overhead);
+    const auto page = kernel.pages.alloc_folio(request);
+    if (stray) kernel.pages.free_folio({in->fdt.pfn(), Order{0}});
     if (!page) {
         // The areas go back to the page allocator for good.
         for (const PhysRange& area : scratch) {

@@ -26,7 +26,10 @@ void Orchestrator::attach() {
 
 void Orchestrator::startup() {
     if (!kho_.enabled()) {
-        if (enabled_) log(LogLevel::warn, "Disabling liveupdate because KHO is disabled");
+        if (enabled_) {
+            log(LogLevel::warn, "Disabling liveupdate because KHO is disabled");
+            kernel_.machine.referee.luo_declined("Disabling liveupdate because KHO is disabled");
+        }
         enabled_ = false;
     }
     kernel_.machine.referee.kernel_has_luo(enabled_);

@@ -186,7 +186,9 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
         std::memcpy(&folio, folios->data() + at, sizeof folio);
         if (folio.foliodesc == 0) continue;
         const Pfn pfn{folio.foliodesc >> page_shift};
-        if (!ram.contains(pfn.phys(), page_bytes) || folio.index > file_bytes_max >> page_shift) return fail(Errno::einval);
+        if (folio.index > file_bytes_max >> page_shift) return fail(Errno::einval);
+        // KHO has no such page to restore: the kernel's function returns NULL.
+        if (pfn.raw >= ram.bytes_max() >> page_shift || !ram.contains(pfn.phys(), page_bytes)) return fail(Errno::enoent);
         FileExtent* last = content.runs.empty() ? nullptr : &content.runs.back();
         if (last && last->pfn + last->pages == pfn && last->index + last->pages == folio.index) ++last->pages;
         else content.runs.push_back({folio.index, pfn, 1});

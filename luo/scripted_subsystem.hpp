@@ -27,7 +27,7 @@ public:
     };
     struct Script {
         u64 pages = 1;
-        Answer prepare, freeze, boot, cancel, finish;
+        Answer prepare = {}, freeze = {}, boot = {}, cancel = {}, finish = {};
     };
 
     ScriptedSubsystem(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator, std::string name, Script script);

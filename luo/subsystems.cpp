@@ -109,19 +109,21 @@ int Orchestrator::call_fallible(Subsystem& subsystem, LuoCallback callback) {
     Machine& machine = kernel_.machine;
     const auto& body = callback == LuoCallback::prepare ? subsystem.prepare : subsystem.freeze;
     const std::string span = span_name(callback);
-    machine.referee.subsystem_callback(subsystem.name, callback, std::nullopt);
     machine.trace.emit(Layer::luo, span,
                        {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data)}, Phase::begin);
     const auto fault = machine.faults.visit(fault_point_of(callback), subsystem.name);
+    // A skipped callback did not run, whatever the orchestrator believes: the referee does not hear of it.
+    const bool runs = !fault || fault->kind != FaultKind::skip;
+    if (runs) machine.referee.subsystem_callback(subsystem.name, callback, std::nullopt);
     int returned = 0;
     if (fault && fault->kind == FaultKind::fail) returned = -static_cast<int>(fault->error);
-    else if (!fault || fault->kind != FaultKind::skip) returned = body(&subsystem.private_data);
+    else if (runs) returned = body(&subsystem.private_data);
     if (fault && fault->kind == FaultKind::lie) returned = -static_cast<int>(fault->error);
     const Result<> result = result_of(returned);
     machine.trace.emit(Layer::luo, span,
                        {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data), {"result", i32{returned}}},
                        Phase::end);
-    machine.referee.subsystem_callback(subsystem.name, callback, result);
+    if (runs) machine.referee.subsystem_callback(subsystem.name, callback, result);
     return returned;
 }
 
@@ -131,13 +133,16 @@ void Orchestrator::call_infallible(Subsystem& subsystem, LuoCallback callback, u
                        : callback == LuoCallback::cancel ? subsystem.cancel
                                                          : subsystem.finish;
     const std::string span = span_name(callback);
-    machine.referee.subsystem_callback(subsystem.name, callback, std::nullopt);
     machine.trace.emit(Layer::luo, span, {{"subsystem", subsystem.name}, hex_field("data", data)}, Phase::begin);
     const auto fault = machine.faults.visit(fault_point_of(callback), subsystem.name);
-    if (!fault || fault->kind != FaultKind::skip) body(data);
+    const bool runs = !fault || fault->kind != FaultKind::skip;
+    if (runs) {
+        machine.referee.subsystem_callback(subsystem.name, callback, std::nullopt);
+        body(data);
+    }
     machine.trace.emit(Layer::luo, span, {{"subsystem", subsystem.name}, hex_field("data", data), {"result", i32{0}}},
                        Phase::end);
-    machine.referee.subsystem_callback(subsystem.name, callback, Result<>{});
+    if (runs) machine.referee.subsystem_callback(subsystem.name, callback, Result<>{});
 }
 
 // --- all of them -------------------------------------------------------------------------------------------------------

@@ -49,9 +49,15 @@ void StepView::event(const TraceEvent& event) {
     } else if (name == "kernel.boot") {
         image_.clear();
         luo_state_.clear();
-    } else if (name == "machine.reset") {
+    } else if (name == "generation") {
+        forgets_on_abort_ = event.text("profile").starts_with("linux-");
+    } else if (name == "machine.reset" || (name == "kho.populate" && result_text(event) != "ok") ||
+               (name == "kexec.jump" && event.number("handover") == 0)) {
+        // Nothing that was kept is kept any more.
         preserved_.clear();
         scratch_.clear();
+    } else if (name == "kho.abort" && event.phase == Phase::end && result_text(event) == "ok" && forgets_on_abort_) {
+        preserved_.clear();
     } else if (name == "luo.state") {
         luo_state_ = event.text("to");
     } else if (event.phase == Phase::end && (name.starts_with("luo.subsystem.") || name.starts_with("luo.file."))) {

@@ -31,6 +31,7 @@ private:
     std::string bar(const Machine& machine) const;
 
     bool color_;
+    bool forgets_on_abort_ = false;  // 6.16 and 6.18 drop what was tracked; LUO unpreserves range by range
     std::vector<Range> preserved_, scratch_, image_;
     std::string luo_state_;
     std::deque<std::string> callbacks_;

@@ -350,8 +350,8 @@ StepResult reserve_mem_find(KernelInstance& instance, const Step& step) {
 StepResult reserve_mem_content(KernelInstance& instance, const Step& step) {
     const ReserveMem::Entry* entry = instance.kernel.reserve_mem.find(step.get_name("name"));
     if (!entry) return Errno::enoent;
-    const bool text = step.find("text") && step.find("text")->given;
-    const Fill& fill = text ? step.find("text")->fill : step.get_fill("fill");
+    const bool text = step.has("text");
+    const Fill fill = text ? Fill{Fill::Kind::text, 0, step.get_text("text")} : step.get_fill("fill");
     const u64 offset = step.find_u64("offset").value_or(0);
     const u64 rest = entry->bytes > offset ? entry->bytes - offset : 0;
     const u64 length = text ? fill.text.size() : step.find_u64("length").value_or(rest);

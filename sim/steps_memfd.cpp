@@ -39,7 +39,7 @@ Result<std::shared_ptr<ShmemFile>> file_of(KernelInstance& instance, std::string
 
 /// The bytes of a write or the bytes expected by a read: a text, or a fill of the whole object.
 struct Content {
-    const Fill& fill;
+    Fill fill;
     u64 offset, length;
     void bytes(u64 done, std::span<std::byte> into) const {
         const u64 at = fill.kind == Fill::Kind::text ? done : offset + done;
@@ -47,10 +47,12 @@ struct Content {
     }
 };
 Content content_of(const Step& step, u64 file_size) {
-    static const Fill zeros{};
     const u64 offset = step.find_u64("offset").value_or(0);
-    if (const FieldValue* text = step.find("text")) return {text->fill, offset, text->fill.text.size()};
-    const Fill& fill = step.has("fill") ? step.get_fill("fill") : zeros;
+    if (step.has("text")) {
+        const std::string& text = step.get_text("text");
+        return {Fill{Fill::Kind::text, 0, text}, offset, text.size()};
+    }
+    const Fill fill = step.has("fill") ? step.get_fill("fill") : Fill{};
     const u64 rest = file_size > offset ? file_size - offset : 0;
     return {fill, offset, step.find_u64("length").value_or(rest)};
 }

@@ -225,6 +225,10 @@ TEST_CASE("every write of the handover that is left out has a finding") {
         // Enough of low memory that a scratch area in the wrong place lies over some of it.
         std::vector<Folio> folios{world.alloc(0, 3), world.alloc(3, 4)};
         for (unsigned i = 0; i < 12; ++i) folios.push_back(world.alloc(10));
+        // And a single page beyond the first bitmap of order 0.
+        const auto pages = world.kernel().pages.alloc_pages(
+            {.order = Order{0}, .site = "bench", .frame_class = FrameClass::bench}, 8000);
+        folios.push_back({Pfn{pages->back().end.raw - 1}, Order{0}});
         for (const Folio& folio : folios) {
             world.ram().write(folio.phys().begin, u64{0x1234});
             static_cast<void>(world.kho().preserve_folio(folio, "bench"));

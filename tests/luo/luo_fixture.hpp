@@ -24,8 +24,8 @@ namespace kexec_sim::luo {
 struct LuoOptions {
     std::string profile = "luo-v3", cmdline = "kho=on liveupdate=on";
     bool strict = false;
-    std::vector<std::string> without;
-    std::string faults;
+    std::vector<std::string> without = {};
+    std::string faults = {};
     u64 memory = 256 * MiB;
 };
 

@@ -54,7 +54,7 @@ struct Bench {
             return true;
         };
         const decoder::HandoverParams params{kho->root_tree().raw, page_bytes, scratch.begin.raw, scratch_bytes};
-        return decoder::decode(source, params, {.bitmap_bytes = kho->edition().bitmap_bytes, .limits = {}});
+        return decoder::decode(source, params, {.bitmap_bytes = static_cast<u32>(kho->edition().bitmap_bytes), .limits = {}});
     }
 
     MachineHandle machine;
