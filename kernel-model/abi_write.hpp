@@ -34,8 +34,7 @@ inline bool abi_write_dropped(std::string_view name) {
     return detail::abi_write_watched && detail::abi_write_dropped_slow(name);
 }
 
-template <typename T>
-void abi_write(PhysicalMemory& ram, PhysAddr phys, const T& value, std::string_view name) {
+template <typename T> void abi_write(PhysicalMemory& ram, PhysAddr phys, const T& value, std::string_view name) {
     if (!abi_write_dropped(name)) ram.write(phys, value);
 }
 inline void abi_write_bytes(PhysicalMemory& ram, PhysAddr phys, std::span<const std::byte> bytes,

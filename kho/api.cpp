@@ -23,9 +23,7 @@ Result<> under_fault(FaultInjector& faults, FaultPoint point, std::string_view n
     switch (action->kind) {
     case FaultKind::fail: return fail(action->error);
     case FaultKind::skip: return {};
-    case FaultKind::lie:
-        TRY(work());
-        return fail(action->error);
+    case FaultKind::lie: TRY(work()); return fail(action->error);
     default: return work();
     }
 }
@@ -42,8 +40,8 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
 
 Result<> Kho::preserve_folio(Folio folio, std::string_view who, bool metadata) {
     Machine& machine = state_->kernel.machine;
-    const auto result = under_fault(machine.faults, FaultPoint::kho_preserve, who,
-                                    [&] { return state_->preserve_block(folio); });
+    const auto result =
+        under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_block(folio); });
     if (!result) [[unlikely]] {
         tell_failure(machine, "kho.preserve_failed", folio.pfn.phys(), who, result);
         return result;
@@ -111,8 +109,8 @@ Result<> Kho::preserve_pages(Pfn pfn, u64 count, std::string_view who, bool meta
     if (!state_->edition.preserve_pages) return not_exported();
     Machine& machine = state_->kernel.machine;
     const PfnRange range = pfn_range(pfn, count);
-    const auto result = under_fault(machine.faults, FaultPoint::kho_preserve, who,
-                                    [&] { return state_->preserve_range(range); });
+    const auto result =
+        under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_range(range); });
     if (!result) {
         tell_failure(machine, "kho.preserve_failed", pfn.phys(), who, result);
         return result;
@@ -210,9 +208,12 @@ Result<> Kho::restore_folios_run(PfnRange run, std::string_view who, FrameClass 
             continue;
         }
         const auto folio = restore_folio(pfn.phys(), who, frame_class);
-        if (!folio) result = fail(folio.error());
-        else if (folio->order != Order{0}) result = fail(Errno::einval);
-        else pfn = pfn + 1;
+        if (!folio)
+            result = fail(folio.error());
+        else if (folio->order != Order{0})
+            result = fail(Errno::einval);
+        else
+            pfn = pfn + 1;
     }
     if (restored) *restored = pfn - run.begin;
     return result;
@@ -269,7 +270,8 @@ Result<PhysAddr> Kho::retrieve_subtree(const std::string& name) {
     if (node < 0) return fail(Errno::enoent);
     const auto phys = tree->property_u64(node, abi::PROP_SUB_FDT);
     if (!phys) return fail(Errno::einval);
-    state_->kernel.machine.trace.emit(Layer::kho, "kho.retrieve_subtree", {{"name", name}, {"phys", PhysAddr{*phys}}});
+    state_->kernel.machine.trace.emit(Layer::kho, "kho.retrieve_subtree",
+                                      {{"name", name}, {"phys", PhysAddr{*phys}}});
     return PhysAddr{*phys};
 }
 
@@ -281,7 +283,9 @@ Result<> Kho::finalize() {
     const auto result = state_->finalize();
     if (result) machine.referee.kho_finalized();
     machine.trace.emit(Layer::kho, "kho.finalize",
-                       {result_field(result), {"folios", preserved_folios()}, {"bytes", preserved_bytes()},
+                       {result_field(result),
+                        {"folios", preserved_folios()},
+                        {"bytes", preserved_bytes()},
                         {"map_pages", map_pages()}},
                        Phase::end);
     return result;

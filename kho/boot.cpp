@@ -116,8 +116,8 @@ std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, 
         const PhysRange area = phys_range(PhysAddr{entry.addr}, entry.size);
         const Result<> added = wraps ? fail(Errno::einval) : add_scratch(kernel, area);
         if (!added) {
-            const std::string line = fmt::format("failed to mark the scratch region {:#018x}+{:#018x}: {}", entry.addr,
-                                                 entry.size, -static_cast<int>(added.error()));
+            const std::string line = fmt::format("failed to mark the scratch region {:#018x}+{:#018x}: {}",
+                                                 entry.addr, entry.size, -static_cast<int>(added.error()));
             kernel.log.warn_on("KHO: " + line, true);
             return Refusal{line, added.error()};
         }
@@ -163,7 +163,8 @@ void Kho::State::populate() {
     kernel.memblock.set_scratch_only(true);
     in = Incoming{PhysAddr{data.fdt_addr}, data.fdt_size};
     kernel.log.info("KHO: found kexec handover data. Will skip init for some devices");
-    machine.trace.emit(Layer::kho, "kho.populate", {{"phys", in->fdt}, {"areas", u64{scratch.size()}}, {"result", i32{0}}});
+    machine.trace.emit(Layer::kho, "kho.populate",
+                       {{"phys", in->fdt}, {"areas", u64{scratch.size()}}, {"result", i32{0}}});
     machine.referee.scratch_areas(scratch);
     machine.referee.handover_accepted();
 }

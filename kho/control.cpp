@@ -32,8 +32,7 @@ Result<> Kho::State::write_fdt(std::string_view name, const std::function<int()>
 
 Result<> Kho::State::write_subtree(const std::string& name, PhysAddr fdt) {
     TRY(write_fdt(name, [&] { return writer->begin_node(name); }));
-    auto property =
-        write_fdt(abi::PROP_SUB_FDT, [&] { return writer->property_u64(abi::PROP_SUB_FDT, fdt.raw); });
+    auto property = write_fdt(abi::PROP_SUB_FDT, [&] { return writer->property_u64(abi::PROP_SUB_FDT, fdt.raw); });
     const int closed = writer->end_node();
     TRY(std::move(property));
     return closed ? Result<>(fail(fdt_errno(closed))) : Result<>();
@@ -94,8 +93,7 @@ Result<> Kho::State::abort_steps() {
     free_map(kernel, map);
     if (!edition.notifier_chain) return {};
     const auto called = call_chain(NotifierAction::abort);
-    if (!called)
-        kernel.log.err("KHO: Failed to abort KHO finalization: {}", -static_cast<int>(called.error()));
+    if (!called) kernel.log.err("KHO: Failed to abort KHO finalization: {}", -static_cast<int>(called.error()));
     for (const Subtree& subtree : subtrees) withdraw_subtree(subtree.name);
     subtrees.clear();
     return called;

@@ -25,11 +25,13 @@ struct Target {
     PhysRange blob;
 };
 
-void find_map_targets(const PhysicalMemory& ram, const Edition& edition, PhysAddr first, std::vector<Target>& targets) {
+void find_map_targets(const PhysicalMemory& ram, const Edition& edition, PhysAddr first,
+                      std::vector<Target>& targets) {
     const MapDirectory directory = read_map_directory(ram, edition, first);
     u64 number = 0;
     for (const PhysAddr chunk : directory.chunks)
-        targets.push_back({FaultPoint::handover_map, fmt::format("chunk:{}", number++), phys_range(chunk, page_bytes)});
+        targets.push_back(
+            {FaultPoint::handover_map, fmt::format("chunk:{}", number++), phys_range(chunk, page_bytes)});
     number = 0;
     for (const MapElement& element : directory.elements)
         targets.push_back({FaultPoint::handover_map, fmt::format("bitmap:{}", number++),
@@ -39,7 +41,8 @@ void find_map_targets(const PhysicalMemory& ram, const Edition& edition, PhysAdd
 std::vector<Target> find_targets(const PhysicalMemory& ram, const Edition& edition, const abi::kho_data& data) {
     std::vector<Target> targets;
     const PhysAddr root{data.fdt_addr};
-    if (ram.contains(root, page_bytes)) targets.push_back({FaultPoint::handover_fdt, "root", phys_range(root, page_bytes)});
+    if (ram.contains(root, page_bytes))
+        targets.push_back({FaultPoint::handover_fdt, "root", phys_range(root, page_bytes)});
     if (const auto tree = FdtReader::open(ram, root, data.fdt_size)) {
         for (int node = tree->first_subnode(FdtReader::root); node >= 0; node = tree->next_subnode(node)) {
             const auto phys = tree->property_u64(node, abi::PROP_SUB_FDT);
@@ -47,13 +50,15 @@ std::vector<Target> find_targets(const PhysicalMemory& ram, const Edition& editi
             const auto subtree = FdtReader::open(ram, PhysAddr{*phys});
             const u64 bytes = subtree ? subtree->bytes() : page_bytes;
             if (ram.contains(PhysAddr{*phys}, bytes))
-                targets.push_back({FaultPoint::handover_fdt, tree->node_name(node), phys_range(PhysAddr{*phys}, bytes)});
+                targets.push_back(
+                    {FaultPoint::handover_fdt, tree->node_name(node), phys_range(PhysAddr{*phys}, bytes)});
         }
         if (const auto first = tree->property_u64(FdtReader::root, abi::PROP_PRESERVED_MEMORY_MAP); first && *first)
             find_map_targets(ram, edition, PhysAddr{*first}, targets);
     }
     if (data.scratch_size && ram.contains(PhysAddr{data.scratch_addr}, data.scratch_size))
-        targets.push_back({FaultPoint::handover_scratch, "", phys_range(PhysAddr{data.scratch_addr}, data.scratch_size)});
+        targets.push_back(
+            {FaultPoint::handover_scratch, "", phys_range(PhysAddr{data.scratch_addr}, data.scratch_size)});
     return targets;
 }
 

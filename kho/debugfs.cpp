@@ -49,14 +49,13 @@ void Kho::State::publish_debugfs() {
         for (const PhysRange& area : scratch) text += fmt::format("{:#x}\n", value(area));
         return text;
     };
-    vfs.add_pseudo_file("kho/out/scratch_phys", {[lines]() -> Result<std::string> {
-                                                     return lines([](const PhysRange& area) { return area.begin.raw; });
-                                                 },
-                                                 {}});
-    vfs.add_pseudo_file("kho/out/scratch_len", {[lines]() -> Result<std::string> {
-                                                    return lines([](const PhysRange& area) { return area.bytes(); });
-                                                },
-                                                {}});
+    vfs.add_pseudo_file(
+        "kho/out/scratch_phys",
+        {[lines]() -> Result<std::string> { return lines([](const PhysRange& area) { return area.begin.raw; }); },
+         {}});
+    vfs.add_pseudo_file(
+        "kho/out/scratch_len",
+        {[lines]() -> Result<std::string> { return lines([](const PhysRange& area) { return area.bytes(); }); }, {}});
     if (in) publish_incoming();
 }
 
@@ -88,7 +87,8 @@ void Kho::State::publish_incoming() {
         if (!value) continue;
         u64 phys = 0;
         if (value->size() != sizeof phys) {
-            const std::string line = fmt::format("node `{}`'s prop `fdt` has invalid length: {}", name, value->size());
+            const std::string line =
+                fmt::format("node `{}`'s prop `fdt` has invalid length: {}", name, value->size());
             kernel.log.warn("KHO: {}", line);
             kernel.machine.referee.handover_damaged("KHO: " + line);
             continue;

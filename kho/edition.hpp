@@ -22,26 +22,26 @@ struct Edition {
     std::string_view name;
 
     // --- data formats ---
-    u64 bitmap_bytes = 512;          // of one bitmap: 512 (eight to a slab page) or a whole page
-    u64 page_magic = 0;              // upper half of the marker in `struct page`; 0: the marker is the order alone
+    u64 bitmap_bytes = 512;  // of one bitmap: 512 (eight to a slab page) or a whole page
+    u64 page_magic = 0;      // upper half of the marker in `struct page`; 0: the marker is the order alone
 
     // --- which functions the kernel exports ---
-    bool preserve_phys = false;      // kho_preserve_phys
-    bool preserve_pages = false;     // kho_preserve_pages, kho_restore_pages
-    bool vmalloc = false;            // kho_preserve_vmalloc, kho_restore_vmalloc
-    bool unpreserve = false;         // kho_unpreserve_folio, kho_unpreserve_phys
+    bool preserve_phys = false;   // kho_preserve_phys
+    bool preserve_pages = false;  // kho_preserve_pages, kho_restore_pages
+    bool vmalloc = false;         // kho_preserve_vmalloc, kho_restore_vmalloc
+    bool unpreserve = false;      // kho_unpreserve_folio, kho_unpreserve_phys
 
     // --- control ---
-    bool notifier_chain = false;     // consumers are called at finalize; sub-trees are added only there
-    bool exported_control = false;   // kho_finalize, kho_abort, kho_add_subtree at any time, kho_remove_subtree
+    bool notifier_chain = false;    // consumers are called at finalize; sub-trees are added only there
+    bool exported_control = false;  // kho_finalize, kho_abort, kho_add_subtree at any time, kho_remove_subtree
     bool abort_forgets_tracking = false;
     bool load_requires_finalized = false;  // handover data is passed only if finalized when the image is loaded
 
     // --- boot ---
-    bool scratch_zero_component = false;   // kho_scratch= takes a 0 among its three sizes
-    bool scratch_trailing_error = false;   // and refuses characters behind the third
-    bool scratch_failure_warns = false;    // says so when no scratch areas can be reserved
-    bool overlap_check = false;            // preserving in scratch is refused with a WARN, not merely wrong
+    bool scratch_zero_component = false;  // kho_scratch= takes a 0 among its three sizes
+    bool scratch_trailing_error = false;  // and refuses characters behind the third
+    bool scratch_failure_warns = false;   // says so when no scratch areas can be reserved
+    bool overlap_check = false;           // preserving in scratch is refused with a WARN, not merely wrong
 
     u64 bits_per_bitmap() const { return bitmap_bytes * 8; }
     /// What marks the head page of a preserved block.

@@ -27,7 +27,9 @@ std::string fdt_error_text(int code) { return fdt_strerror(code); }
 // --- FdtWriter ------------------------------------------------------------------------------------------------------------
 
 FdtWriter::FdtWriter(PhysicalMemory& ram, PhysRange where, std::string prefix)
-    : where_(where), prefix_(std::move(prefix)), fdt_(ram.writable(where)) {}
+    : where_(where),
+      prefix_(std::move(prefix)),
+      fdt_(ram.writable(where)) {}
 
 int FdtWriter::create() {
     int code = fdt_create(fdt_, static_cast<int>(where_.bytes()));
@@ -63,7 +65,9 @@ int FdtWriter::finish() {
 // --- FdtEditor ------------------------------------------------------------------------------------------------------------
 
 FdtEditor::FdtEditor(PhysicalMemory& ram, PhysRange where, std::string prefix)
-    : prefix_(std::move(prefix)), fdt_(ram.writable(where)), bytes_(static_cast<int>(where.bytes())) {}
+    : prefix_(std::move(prefix)),
+      fdt_(ram.writable(where)),
+      bytes_(static_cast<int>(where.bytes())) {}
 
 int FdtEditor::create_empty() { return fdt_create_empty_tree(fdt_, bytes_); }
 int FdtEditor::add_node(int parent, const std::string& name) { return fdt_add_subnode(fdt_, parent, name.c_str()); }
@@ -118,8 +122,7 @@ int FdtReader::check_compatible(int node, const char* compatible) const {
 
 std::optional<std::span<const std::byte>> FdtReader::property(int node, std::string_view name) const {
     int bytes = 0;
-    const void* value =
-        fdt_getprop_namelen(blob_.data(), node, name.data(), static_cast<int>(name.size()), &bytes);
+    const void* value = fdt_getprop_namelen(blob_.data(), node, name.data(), static_cast<int>(name.size()), &bytes);
     if (!value || bytes < 0) return std::nullopt;
     return std::span(static_cast<const std::byte*>(value), static_cast<std::size_t>(bytes));
 }

@@ -98,7 +98,10 @@ public:
     std::optional<std::string_view> property_text(int node, std::string_view name) const;
     std::optional<u64> property_u64(int node, std::string_view name) const;  // 8 bytes, raw
     std::optional<u32> property_u32(int node, std::string_view name) const;
-    struct Property { std::string name; std::span<const std::byte> value; };
+    struct Property {
+        std::string name;
+        std::span<const std::byte> value;
+    };
     std::vector<Property> properties(int node) const;
 
 private:

@@ -61,9 +61,9 @@ struct VmallocDescriptor {
 
 /// The serialized map, counted: what the next kernel will see.
 struct MapStatistics {
-    u64 folios = 0;                     // set bits
+    u64 folios = 0;  // set bits
     u64 bytes = 0;
-    std::map<unsigned, u64> orders;     // order -> set bits; orders without any are left out
+    std::map<unsigned, u64> orders;  // order -> set bits; orders without any are left out
     u64 chunks = 0, bitmaps = 0;
 };
 
@@ -91,8 +91,8 @@ public:
 
     const Edition& edition() const;
     Kernel& kernel();
-    bool enabled() const;        // kho_is_enabled()
-    bool incoming() const;       // is_kho_boot(): this kernel found a valid handover
+    bool enabled() const;   // kho_is_enabled()
+    bool incoming() const;  // is_kho_boot(): this kernel found a valid handover
     bool finalized() const;
     std::vector<PhysRange> scratch_areas() const;
 
@@ -130,8 +130,8 @@ public:
     /// 6.16, 6.18: only inside a finalize notification (EINVAL else). luo-*: at any time. The caller preserves the page itself. An
     /// errno may be a libfdt code (3: no space).
     Result<> add_subtree(const std::string& name, PhysAddr fdt);
-    Result<> remove_subtree(PhysAddr fdt);                          // luo-*. ENOENT: no such sub-tree
-    Result<PhysAddr> retrieve_subtree(const std::string& name);     // ENOENT, EINVAL; the address is unchecked
+    Result<> remove_subtree(PhysAddr fdt);                       // luo-*. ENOENT: no such sub-tree
+    Result<PhysAddr> retrieve_subtree(const std::string& name);  // ENOENT, EINVAL; the address is unchecked
 
     /// luo-*: kho_finalize()/kho_abort(), EOPNOTSUPP with KHO off. 6.16, 6.18: a write to debugfs, ENOENT with KHO off.
     /// EEXIST already finalized; abort: ENOENT not finalized.
@@ -140,18 +140,21 @@ public:
 
     /// 6.16, 6.18. Higher priority first, then in order of registration.
     Result<u64> register_notifier(int priority, Notifier notifier);
-    Result<> unregister_notifier(u64 ticket);                       // ENOENT
+    Result<> unregister_notifier(u64 ticket);  // ENOENT
 
     // --- facts for instruments and steps ------------------------------------------------------------------------
     /// The map as serialized. ENOENT: not finalized.
     Result<MapStatistics> map_statistics() const;
-    u64 preserved_folios() const;   // bits set in tracking now
+    u64 preserved_folios() const;  // bits set in tracking now
     u64 preserved_bytes() const;
-    u64 map_pages() const;          // pages of chunks and bitmaps in use now
-    PhysAddr root_tree() const;     // the outgoing page; 0 without
+    u64 map_pages() const;       // pages of chunks and bitmaps in use now
+    PhysAddr root_tree() const;  // the outgoing page; 0 without
     PhysAddr incoming_root_tree() const;
     /// The blobs of the outgoing handover by name: "root", then each sub-tree. Empty while not finalized.
-    struct Blob { std::string name; PhysRange range; };
+    struct Blob {
+        std::string name;
+        PhysRange range;
+    };
     std::vector<Blob> outgoing_blobs() const;
 
     /// Planned faults on what is handed over (handover.fdt, .map, .scratch), applied to RAM. Call after relocation, with

@@ -59,13 +59,14 @@ void Kho::State::memblock_late_init() {
     }
     if (!edition.notifier_chain) return;
     static_cast<void>(kho.register_notifier(0, [this](NotifierAction action) {
-        return action == NotifierAction::finalize ? NotifyResult::from(preserve_memblock_tree()) : NotifyResult::done();
+        return action == NotifierAction::finalize ? NotifyResult::from(preserve_memblock_tree())
+                                                  : NotifyResult::done();
     }));
 }
 
 Result<> Kho::State::build_memblock_tree() {
-    const Folio page = TRY(
-        kernel.pages.alloc_folio({.order = Order{0}, .site = tree_site, .frame_class = FrameClass::overhead}));
+    const Folio page =
+        TRY(kernel.pages.alloc_folio({.order = Order{0}, .site = tree_site, .frame_class = FrameClass::overhead}));
     memblock_tree = page.pfn.phys();
     FdtWriter tree(kernel.machine.ram, page.phys(), "memblock");
     if (const int code = write_tree(tree, kernel.reserve_mem.entries())) return fail(fdt_errno(code));
@@ -86,7 +87,8 @@ Result<> Kho::State::preserve_memblock_tree() {
         }
         TRY(kho.preserve_folio({memblock_tree.pfn(), Order{0}}, tree_who));
         if (const auto added = kho.add_subtree(abi::MEMBLOCK_KHO_FDT, memblock_tree); !added) {
-            if (edition.unpreserve) static_cast<void>(kho.unpreserve_folio({memblock_tree.pfn(), Order{0}}, tree_who));
+            if (edition.unpreserve)
+                static_cast<void>(kho.unpreserve_folio({memblock_tree.pfn(), Order{0}}, tree_who));
             return added;
         }
         return {};
@@ -95,7 +97,8 @@ Result<> Kho::State::preserve_memblock_tree() {
     // Where a finalize was under way, its abort forgets everything anyway.
     if (!result && edition.unpreserve)
         for (std::size_t i = 0; i < done; ++i)
-            static_cast<void>(kho.unpreserve_phys(entries[i].range.begin, entries[i].range.bytes(), who_of(entries[i])));
+            static_cast<void>(
+                kho.unpreserve_phys(entries[i].range.begin, entries[i].range.bytes(), who_of(entries[i])));
     return result;
 }
 
@@ -110,19 +113,20 @@ struct Revival {
 
 Revival check_entry(const FdtReader& tree, const ReserveMem::Entry& entry) {
     const int node = tree.subnode(FdtReader::root, entry.name);
-    if (node < 0)
-        return {{}, fmt::format("FDT '{}' has no child '{}': {}", abi::MEMBLOCK_KHO_FDT, entry.name, node)};
+    if (node < 0) return {{}, fmt::format("FDT '{}' has no child '{}': {}", abi::MEMBLOCK_KHO_FDT, entry.name, node)};
     if (const int code = tree.check_compatible(node, abi::RESERVE_MEM_KHO_NODE_COMPATIBLE))
-        return {{}, fmt::format("Node '{}' is incompatible with '{}': {}", entry.name,
-                                abi::RESERVE_MEM_KHO_NODE_COMPATIBLE, code)};
+        return {{},
+                fmt::format("Node '{}' is incompatible with '{}': {}", entry.name,
+                            abi::RESERVE_MEM_KHO_NODE_COMPATIBLE, code)};
     const auto start = tree.property_u64(node, "start"), bytes = tree.property_u64(node, "size");
     if (!start || !bytes) return {};
     if (entry.align && *start & (entry.align - 1))
-        return {{}, fmt::format("KHO reserve-mem '{}' has wrong alignment ({:#x}, {:#x})", entry.name, entry.align,
-                                *start)};
+        return {
+            {},
+            fmt::format("KHO reserve-mem '{}' has wrong alignment ({:#x}, {:#x})", entry.name, entry.align, *start)};
     if (*bytes != entry.bytes)
-        return {{}, fmt::format("KHO reserve-mem '{}' has wrong size ({:#x} != {:#x})", entry.name, *bytes,
-                                entry.bytes)};
+        return {{},
+                fmt::format("KHO reserve-mem '{}' has wrong size ({:#x} != {:#x})", entry.name, *bytes, entry.bytes)};
     return {phys_range(PhysAddr{*start}, *bytes), {}};
 }
 
@@ -150,8 +154,8 @@ std::optional<PhysRange> Kho::State::revive(const ReserveMem::Entry& entry) {
     if (!revival.range) return revival.refusal.empty() ? std::nullopt : refuse(revival.refusal);
     // Beyond the kernel, which believes the address.
     if (revival.range->end < revival.range->begin || !machine.ram.contains(*revival.range))
-        return refuse(fmt::format("KHO reserve-mem '{}' lies outside of memory ({:#x})", entry.name,
-                                  revival.range->begin.raw));
+        return refuse(
+            fmt::format("KHO reserve-mem '{}' lies outside of memory ({:#x})", entry.name, revival.range->begin.raw));
     kernel.log.info("Revived memory reservation '{}' from KHO", entry.name);
     machine.referee.reserve_mem_revived(entry.name, *revival.range);
     return revival.range;

@@ -9,9 +9,9 @@ namespace kexec_sim::kho {
 
 Result<> Kho::State::check_overlap(PhysRange range) {
     if (!edition.overlap_check || !overlaps_scratch(scratch, range)) return {};
-    kernel.log.warn_on(fmt::format("KHO: preserved memory {:#x}-{:#x} overlaps a scratch area", range.begin.raw,
-                                   range.end.raw),
-                       true);
+    kernel.log.warn_on(
+        fmt::format("KHO: preserved memory {:#x}-{:#x} overlaps a scratch area", range.begin.raw, range.end.raw),
+        true);
     return fail(Errno::einval);
 }
 

@@ -46,7 +46,8 @@ Sizes sizes_without_node(Kernel& kernel, const ScratchParams& params) {
         sizes.global = align_up(all - sizes.lowmem, scratch_align);
     } else {
         // Where all memory lies below 4 GiB: lowmem was rounded up, and the rest is less than nothing.
-        kernel.machine.trace.emit(Layer::kho, "kho.scratch_clamped", {{"lowmem_bytes", sizes.lowmem}, {"all_bytes", all}});
+        kernel.machine.trace.emit(Layer::kho, "kho.scratch_clamped",
+                                  {{"lowmem_bytes", sizes.lowmem}, {"all_bytes", all}});
     }
     return sizes;
 }
@@ -138,8 +139,9 @@ Result<ScratchReservation> reserve_scratch(Kernel& kernel, const ScratchParams& 
             request.nid = nid;
             request.exact_nid = true;
         }
-        const u64 bytes = params.scale ? percent_of(memblock.reserved_kern_bytes(PhysAddr{~u64{0}}, nid), params.scale)
-                                       : params.pernode;
+        const u64 bytes = params.scale
+                              ? percent_of(memblock.reserved_kern_bytes(PhysAddr{~u64{0}}, nid), params.scale)
+                              : params.pernode;
         request.bytes = align_up(bytes, scratch_align);
         reservation.areas.push_back(TRY(reserver.take(request)));
     }

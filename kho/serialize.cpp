@@ -9,13 +9,15 @@ namespace {
 class MapWriter {
 public:
     MapWriter(Kernel& kernel, const Edition& edition, const std::vector<PhysRange>& scratch)
-        : kernel_(kernel), edition_(edition), scratch_(scratch) {}
+        : kernel_(kernel),
+          edition_(edition),
+          scratch_(scratch) {}
 
     Result<> add(Order order, u64 index, PhysAddr bitmap) {
         if (map_.chunks.empty() || order != order_ || elements_ == abi::chunk_elements) TRY(new_chunk(order));
         PhysicalMemory& ram = kernel_.machine.ram;
-        const PhysAddr element = field(offsetof(abi::khoser_mem_chunk, bitmaps)) +
-                                 elements_ * sizeof(abi::khoser_mem_bitmap_ptr);
+        const PhysAddr element =
+            field(offsetof(abi::khoser_mem_chunk, bitmaps)) + elements_ * sizeof(abi::khoser_mem_bitmap_ptr);
         const u64 phys_start = (index * edition_.bits_per_bitmap()) << (order.raw + page_shift);
         abi_write(ram, element, phys_start, "kho.chunk.phys_start");
         abi_write(ram, element + offsetof(abi::khoser_mem_bitmap_ptr, bitmap), bitmap.raw, "kho.chunk.bitmap");
@@ -29,8 +31,8 @@ private:
     PhysAddr field(u64 offset) const { return map_.chunks.back().phys() + offset; }
 
     Result<> new_chunk(Order order) {
-        const Folio page = TRY(kernel_.pages.alloc_folio(
-            {.order = Order{0}, .site = chunk_site, .frame_class = FrameClass::kho}));
+        const Folio page =
+            TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = chunk_site, .frame_class = FrameClass::kho}));
         if (edition_.overlap_check && overlaps_scratch(scratch_, page.phys())) {
             kernel_.log.warn_on("KHO: a chunk of the map lies in a scratch area", true);
             kernel_.pages.free_folio(page);

@@ -39,13 +39,13 @@ struct Kho::State {
     // --- boot (kho/boot.cpp) ---
     bool enabled = false;
     ScratchParams scratch_params;
-    std::vector<PhysRange> scratch;   // the areas, inherited or reserved by this kernel
+    std::vector<PhysRange> scratch;  // the areas, inherited or reserved by this kernel
     PhysRange scratch_array;
     struct Incoming {
         PhysAddr fdt;
         u64 fdt_bytes = 0;
     };
-    std::optional<Incoming> in;       // a handover that was accepted
+    std::optional<Incoming> in;  // a handover that was accepted
     void attach_boot();
     void populate();
     void memory_init();
@@ -80,19 +80,19 @@ struct Kho::State {
 
     // --- control (kho/control.cpp) ---
     bool finalized = false;
-    PhysAddr root;                    // the outgoing page, 0 while KHO is off
+    PhysAddr root;  // the outgoing page, 0 while KHO is off
     SerializedMap map;
     struct Subtree {
         std::string name;
         PhysAddr fdt;
     };
-    std::vector<Subtree> subtrees;    // exported control: the list; notifier chain: what the last finalize wrote
+    std::vector<Subtree> subtrees;  // exported control: the list; notifier chain: what the last finalize wrote
     struct ChainEntry {
         u64 ticket;
         int priority;
         Notifier notifier;
     };
-    std::vector<ChainEntry> chain;    // highest priority first
+    std::vector<ChainEntry> chain;  // highest priority first
     u64 next_ticket = 1;
     std::optional<FdtWriter> writer;  // while finalize writes the root tree
     bool in_finalize_notification = false;

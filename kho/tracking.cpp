@@ -9,7 +9,9 @@ bool overlaps_scratch(const std::vector<PhysRange>& scratch, PhysRange range) {
 }
 
 Tracking::Tracking(Kernel& kernel, const Edition& edition, const std::vector<PhysRange>& scratch)
-    : kernel_(kernel), edition_(edition), scratch_(scratch),
+    : kernel_(kernel),
+      edition_(edition),
+      scratch_(scratch),
       bits_shift_(static_cast<unsigned>(std::countr_zero(edition.bits_per_bitmap()))),
       bits_mask_(edition.bits_per_bitmap() - 1) {
     INVARIANT(std::has_single_bit(edition.bitmap_bytes));
@@ -63,8 +65,7 @@ Result<Tracking::Bitmap> Tracking::new_bitmap() {
         phys = TRY(slab_->alloc());
     } else {
         const Folio folio =
-            TRY(kernel_.pages.alloc_folio(
-                {.order = Order{0}, .site = bitmap_site, .frame_class = FrameClass::kho}));
+            TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = bitmap_site, .frame_class = FrameClass::kho}));
         phys = folio.pfn.phys();
         if (edition_.overlap_check && overlaps_scratch(scratch_, folio.phys())) {
             kernel_.log.warn_on("KHO: a tracking bitmap lies in a scratch area", true);

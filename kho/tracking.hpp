@@ -53,7 +53,10 @@ public:
         return set_elsewhere(pfn, order);
     }
     /// set() for each page of the run, ascending, in order 0; how many were set before the first failure.
-    struct Run { u64 done; Errno error; };
+    struct Run {
+        u64 done;
+        Errno error;
+    };
     Run set_pages(PfnRange run);
     /// Splits the range into blocks and sets each. A failed call clears the blocks that it has set.
     Result<> set_range(PfnRange range);

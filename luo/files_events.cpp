@@ -28,17 +28,19 @@ Result<> Files::call(LuoCallback callback, u64 token, const Record& record, Body
     if (!handler.provides(callback)) return {};
     Machine& machine = kernel_.machine;
     const std::string span = fmt::format("luo.file.{}", luo_callback_name(callback));
-    machine.referee.file_callback(token, handler.compatible, callback, std::nullopt);
     machine.trace.emit(Layer::luo, span, {hex_field("token", token), {"handler", handler.compatible}}, Phase::begin);
     const auto fault = machine.faults.visit(fault_point_of(callback), handler.compatible);
+    // A skipped callback did not run: the referee does not hear of it.
+    const bool runs = !fault || fault->kind != FaultKind::skip;
+    if (runs) machine.referee.file_callback(token, handler.compatible, callback, std::nullopt);
     const bool may_fail = callback == LuoCallback::prepare || callback == LuoCallback::freeze;
     Result<> result;
     if (may_fail && fault && fault->kind == FaultKind::fail) result = fail(fault->error);
-    else if (!fault || fault->kind != FaultKind::skip) result = body(handler);
+    else if (runs) result = body(handler);
     if (may_fail && fault && fault->kind == FaultKind::lie) result = fail(fault->error);
     machine.trace.emit(Layer::luo, span,
                        {hex_field("token", token), {"handler", handler.compatible}, result_field(result)}, Phase::end);
-    machine.referee.file_callback(token, handler.compatible, callback, result);
+    if (runs) machine.referee.file_callback(token, handler.compatible, callback, result);
     return result;
 }
 

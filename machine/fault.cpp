@@ -74,18 +74,21 @@ FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr
     : clock_(clock), trace_(trace), plan_(memory), visits_(memory) {}
 
 void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
+    std::vector<std::string> texts;  // made outside the guard: they live on the host's heap
+    for (const PlannedFault& fault : plan) texts.push_back(fault.text());
     const MachineEntry guard;
     std::pmr::memory_resource* memory = plan_.get_allocator().resource();
     plan_.clear();
     plan_.reserve(plan.size());
     armed_ = {};
-    for (const PlannedFault& fault : plan) {
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+        const PlannedFault& fault = plan[i];
         const FaultAction& action = fault.action;
         const auto text = [&](std::string_view value) { return std::pmr::string(value, memory); };
         plan_.push_back({fault.point, text(fault.match), fault.visit,
                          fault.generation ? i64{*fault.generation} : i64{-1}, action.kind, action.error,
                          action.delay_ns, action.offset, action.bit, action.length, action.address,
-                         text(action.old_text), text(action.new_text), text(fault.text())});
+                         text(action.old_text), text(action.new_text), text(texts[i])});
         armed_[static_cast<std::size_t>(fault.point)] = true;
     }
 }

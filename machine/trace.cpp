@@ -18,6 +18,7 @@ void put(std::pmr::vector<std::byte>& out, T value) {
     std::memcpy(out.data() + at, &value, sizeof value);
 }
 void put_text(std::pmr::vector<std::byte>& out, std::string_view text) {
+    if (text.empty()) return;
     const std::size_t at = out.size();
     out.resize(at + text.size());
     std::memcpy(out.data() + at, text.data(), text.size());

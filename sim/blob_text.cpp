@@ -45,7 +45,10 @@ std::string tree_text(const char* fdt) {
 }  // namespace
 
 std::string printable_blob(const std::string& content) {
-    if (content.size() >= sizeof(fdt_header) && fdt_check_full(content.data(), content.size()) == 0)
+    // Not fdt_check_full: it refuses a root node with a name, which the file-descriptor tree of LUO has. The walk's own
+    // checks stay inside what the header says, and that must lie inside the blob.
+    if (content.size() >= sizeof(fdt_header) && fdt_check_header(content.data()) == 0 &&
+        fdt_totalsize(content.data()) <= content.size())
         return tree_text(content.data());
     std::string out;
     for (const char c : content) {

@@ -10,6 +10,9 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
+constexpr std::array<const char*, 5> counter_names = {"kho.map_pages", "kho.preserved_folios", "kho.preserved_bytes",
+                                                      "kho.overhead_pages", "luo.files"};
+
 std::string hex(u64 value) { return fmt::format("{:#x}", value); }
 
 /// A number, or a string of one in hex or decimal.
@@ -93,6 +96,8 @@ void read_instruments(const json& root, BootParamsFile& file) {
         for (const auto& [name, object] : root.at("bench").items()) file.bench[name] = bench_object(object);
     if (root.contains("marks"))
         for (const auto& [name, frames] : root.at("marks").items()) file.marks[name] = number(frames);
+    if (root.contains("counters"))
+        for (std::size_t i = 0; i < file.counters.size(); ++i) file.counters[i] = number(root.at("counters").at(counter_names[i]));
     if (root.contains("referee")) file.referee = root.at("referee").get<std::string>();
     if (file.generation == 0) throw std::invalid_argument("generation is 0");
 }
@@ -164,6 +169,8 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
     for (const auto& [name, object] : state.bench) root["bench"][std::string(name)] = bench_json(object);
     root["marks"] = json::object();
     for (const auto& [name, frames] : state.marks) root["marks"][std::string(name)] = frames;
+    const u64 counters[] = {state.map_pages, state.preserved_folios, state.preserved_bytes, state.overhead_pages, state.luo_files};
+    for (std::size_t i = 0; i < counter_names.size(); ++i) root["counters"][counter_names[i]] = counters[i];
     root["referee"] = machine.referee.save_promises();
     std::ofstream out(path);
     out << root.dump(2) << '\n';

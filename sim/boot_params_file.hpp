@@ -4,9 +4,10 @@
 //
 // JSON. `setup_data` {type, fdt_addr, fdt_size, scratch_addr, scratch_size} is what KHO hands over, null without. The rest is
 // optional: `memory_map`, `nodes`, `boot_page` (where the parameters lie in RAM), and for the instruments, seen by no kernel,
-// `generation`, `clock`, `blackout_start`, `bench`, `marks`, `referee`.
+// `generation`, `clock`, `blackout_start`, `bench`, `marks`, `counters`, `referee`.
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -34,6 +35,8 @@ struct BootParamsFile {
     std::map<std::string, BenchObject> bench;
     std::map<std::string, u64> marks;
     std::string referee;
+    /// Counters of the jump: map pages, folios, bytes, overhead pages, files.
+    std::array<u64, 5> counters{};
 };
 
 /// UserError with file and reason.

@@ -8,11 +8,11 @@
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
+#include "sim/narration.hpp"
 #include "sim/output.hpp"
 #include "sim/scenario.hpp"
 #include "sim/step_spec.hpp"
 #include "sim/trace_file.hpp"
-#include "sim/narration.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -78,7 +78,8 @@ bool wants_color(bool no_color, bool is_terminal) {
 std::string bug_text(const std::string& what, const std::string& doing, const std::string& command) {
     return fmt::format(
         "kexec-sim: internal error while {}: {}\n"
-        "  This is a bug of kexec-sim {}, not of your scenario. Please report it with this text, the scenario file and the\n"
+        "  This is a bug of kexec-sim {}, not of your scenario. Please report it with this text, the scenario file "
+        "and the\n"
         "  command that shows it:\n"
         "    {}\n",
         doing, what, program_version, command);
@@ -96,7 +97,8 @@ int cli_main(int argc, const char* const* argv) {
         print_error("kexec-sim: error: the host has no memory left");
         return exit_usage;
     } catch (const std::exception& error) {
-        print_error(bug_text(error.what(), argc > 1 ? fmt::format("carrying out '{}'", argv[1]) : "starting", quoted_command(argc, argv)));
+        print_error(bug_text(error.what(), argc > 1 ? fmt::format("carrying out '{}'", argv[1]) : "starting",
+                             quoted_command(argc, argv)));
         return exit_bug;
     }
 }
@@ -124,8 +126,9 @@ int check_command(const CheckCommand& command) {
 
 int show_command(const ShowCommand& command) {
     Output out("-");
-    NarrationSeries series([&](std::string_view text) { out.write(text); },
-                           {wants_color(command.view.no_color, out.is_terminal()), command.view.quiet, command.view.verbose});
+    NarrationSeries series(
+        [&](std::string_view text) { out.write(text); },
+        {wants_color(command.view.no_color, out.is_terminal()), command.view.quiet, command.view.verbose});
     TraceListener listener;
     listener.begin = [&](const TraceHeader& header) { series.begin(header.command); };
     listener.event = [&](const TraceEvent& event) { series.event(event); };

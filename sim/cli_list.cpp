@@ -39,16 +39,20 @@ std::string cell(std::string_view text) {
 }
 
 std::string list_faults(bool markdown) {
-    std::string out = markdown ? page("Fault points", "faults",
-                                      "A fault is written `POINT[MATCH]#VISIT=ACTION(ARGUMENTS)`, as in "
-                                      "`luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.\nThe first errno is the one that exploration uses.\n\n"
-                                      "| point | happens when | `match` compares with | errnos |\n|---|---|---|---|\n")
-                               : "";
+    std::string out = markdown
+                          ? page("Fault points", "faults",
+                                 "A fault is written `POINT[MATCH]#VISIT=ACTION(ARGUMENTS)`, as in "
+                                 "`luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.\nThe first errno is the one that "
+                                 "exploration uses.\n\n"
+                                 "| point | happens when | `match` compares with | errnos |\n|---|---|---|---|\n")
+                          : "";
     for (const FaultPointInfo& info : fault_points()) {
         if (markdown)
-            out += fmt::format("| `{}` | {} | {} | {} |\n", info.name, cell(info.description), cell(info.match), cell(info.errnos));
+            out += fmt::format("| `{}` | {} | {} | {} |\n", info.name, cell(info.description), cell(info.match),
+                               cell(info.errnos));
         else
-            out += entry(info.name, {std::string(info.description), info.match.empty() ? "" : fmt::format("match: {}", info.match),
+            out += entry(info.name, {std::string(info.description),
+                                     info.match.empty() ? "" : fmt::format("match: {}", info.match),
                                      info.errnos.empty() ? "" : fmt::format("errnos: {}", info.errnos)});
     }
     return out;
@@ -69,10 +73,11 @@ std::string list_invariants(bool markdown) {
 }
 
 std::string list_profiles(bool markdown) {
-    std::string out = markdown ? page("Profiles", "profiles",
-                                      "The kernels that a scenario can boot: `kernels: [{profile: luo-v3}]`.\n\n"
-                                      "| profile | what it is | KHO | orchestrator | default release |\n|---|---|---|---|---|\n")
-                               : "";
+    std::string out =
+        markdown ? page("Profiles", "profiles",
+                        "The kernels that a scenario can boot: `kernels: [{profile: luo-v3}]`.\n\n"
+                        "| profile | what it is | KHO | orchestrator | default release |\n|---|---|---|---|---|\n")
+                 : "";
     for (const ProfileInfo& info : profiles()) {
         if (markdown)
             out += fmt::format("| `{}` | {} | {} | {} | {} |\n", info.name, cell(info.description), cell(info.kho),

@@ -28,7 +28,7 @@ struct RunCommand {
     std::optional<Generation> stop_at_jump;
     bool step = false;
     u64 max_time_ns = 0;
-    std::string max_time_text;                     // as given, for the command that repeats the run
+    std::string max_time_text;  // as given, for the command that repeats the run
     std::vector<std::string> modules;
     ViewOptions view;
 };
@@ -41,7 +41,7 @@ enum class ListWhat : u8 { steps, faults, invariants, devices, profiles, scenari
 struct ListCommand {
     ListWhat what = ListWhat::steps;
     bool markdown = false;
-    std::string folder;                            // scenarios: where to look
+    std::string folder;  // scenarios: where to look
 };
 struct SchemaCommand {};
 struct ShowCommand {
@@ -53,7 +53,8 @@ struct TextCommand {
     std::string text;
 };
 
-using Command = std::variant<RunCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
+using Command =
+    std::variant<RunCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
 
 /// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.
 Command parse_command_line(int argc, const char* const* argv);

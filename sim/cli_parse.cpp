@@ -38,54 +38,83 @@ constexpr std::size_t help_column = 28;
 /// The words of an option, as wide as the terminal leaves.
 std::string words(std::string_view text) {
     std::string out;
-    for (const std::string& line : wrapped(text, terminal_columns - help_column)) out += (out.empty() ? "" : "\n") + line;
+    for (const std::string& line : wrapped(text, terminal_columns - help_column))
+        out += (out.empty() ? "" : "\n") + line;
     return out;
 }
 
 void add_view(CLI::App& command, ViewOptions& view) {
     command.add_flag("-q,--quiet", view.quiet, words("print nothing but failures"))->group("Output");
     command.add_flag("-v,--verbose", view.verbose, words("every kernel log line, range and event"))->group("Output");
-    command.add_flag("--no-color", view.no_color, words("no colour (NO_COLOR does the same; there is none off a terminal)"))->group("Output");
+    command
+        .add_flag("--no-color", view.no_color,
+                  words("no colour (NO_COLOR does the same; there is none off a terminal)"))
+        ->group("Output");
 }
 
 /// An option that takes one text each time it is given, and may be given several times.
-CLI::Option* add_repeatable(CLI::App& command, const std::string& name, std::vector<std::string>& into, const std::string& help) {
+CLI::Option* add_repeatable(CLI::App& command, const std::string& name, std::vector<std::string>& into,
+                            const std::string& help) {
     return command.add_option(name, into, words(help))->allow_extra_args(false)->take_all();
 }
 
 void add_run(CLI::App& app, Texts& texts) {
     CLI::App& run = *app.add_subcommand("run", "run scenarios, narrate them, check expectations and invariants");
     RunCommand& into = texts.run;
-    run.add_option("SCENARIO", into.files, words("scenario files; all are checked before the first one runs"))->required();
+    run.add_option("SCENARIO", into.files, words("scenario files; all are checked before the first one runs"))
+        ->required();
     const std::string what = "What is run", output = "Output", cut = "The cut: end at the jump";
     run.add_option("--seed", texts.seed, words("the seed, in place of the scenario's"))->type_name("N")->group(what);
-    add_repeatable(run, "--set", texts.sets, "a parameter of the scenario; repeatable")->type_name("KEY=VALUE")->group(what);
-    add_repeatable(run, "--fault", texts.faults, "a fault the scenario does not plan, as 'kho.preserve[memfd]#2=fail(ENOMEM)'; repeatable")
-        ->type_name("FAULT")->group(what);
-    add_repeatable(run, "--module", into.modules, "a shared object with C subsystems, loaded into every kernel; repeatable")
-        ->type_name("FILE.so")->group(what);
-    run.add_option("--isolation", texts.isolation, words("process: a process for each kernel (the default); inline: none"))
-        ->type_name("process|inline")->group(what);
-    run.add_option("--max-time", texts.max_time, words("virtual time after which the scenario fails, as 10s"))->type_name("DURATION")->group(what);
+    add_repeatable(run, "--set", texts.sets, "a parameter of the scenario; repeatable")
+        ->type_name("KEY=VALUE")
+        ->group(what);
+    add_repeatable(run, "--fault", texts.faults,
+                   "a fault the scenario does not plan, as 'kho.preserve[memfd]#2=fail(ENOMEM)'; repeatable")
+        ->type_name("FAULT")
+        ->group(what);
+    add_repeatable(run, "--module", into.modules,
+                   "a shared object with C subsystems, loaded into every kernel; repeatable")
+        ->type_name("FILE.so")
+        ->group(what);
+    run.add_option("--isolation", texts.isolation,
+                   words("process: a process for each kernel (the default); inline: none"))
+        ->type_name("process|inline")
+        ->group(what);
+    run.add_option("--max-time", texts.max_time, words("virtual time after which the scenario fails, as 10s"))
+        ->type_name("DURATION")
+        ->group(what);
     run.add_flag("--step", into.step, words("stop after each step: memory, state, last callbacks"))->group(what);
-    run.add_option("--json", into.json_file, words("the result as JSON ('-': standard output, the narration then goes to standard error)"))
-        ->type_name("FILE")->group(output);
-    run.add_option("--trace", into.trace_file, words("every event, as JSON Lines; 'kexec-sim show' reads it"))->type_name("FILE")->group(output);
-    run.add_option("--dump-fdt", into.dump_fdt_dir, words("the trees of every handover, as .dtb files"))->type_name("DIR")->group(output);
+    run.add_option("--json", into.json_file,
+                   words("the result as JSON ('-': standard output, the narration then goes to standard error)"))
+        ->type_name("FILE")
+        ->group(output);
+    run.add_option("--trace", into.trace_file, words("every event, as JSON Lines; 'kexec-sim show' reads it"))
+        ->type_name("FILE")
+        ->group(output);
+    run.add_option("--dump-fdt", into.dump_fdt_dir, words("the trees of every handover, as .dtb files"))
+        ->type_name("DIR")
+        ->group(output);
     add_view(run, into.view);
-    run.add_option("--stop-at", texts.stop_at, words("end at the first instruction of generation N"))->type_name("jump:N")->group(cut);
+    run.add_option("--stop-at", texts.stop_at, words("end at the first instruction of generation N"))
+        ->type_name("jump:N")
+        ->group(cut);
     run.add_option("--ram", into.ram_file, words("keep memory in this file"))->type_name("FILE")->group(cut);
-    run.add_option("--boot-params", into.boot_params_file, words("with --stop-at: what the next kernel is given"))->type_name("FILE")->group(cut);
+    run.add_option("--boot-params", into.boot_params_file, words("with --stop-at: what the next kernel is given"))
+        ->type_name("FILE")
+        ->group(cut);
 }
 
 void add_others(CLI::App& app, Texts& texts) {
     CLI::App& check = *app.add_subcommand("check", "check scenario files without running them");
     check.add_option("SCENARIO", texts.check.files, words("scenario files"))->required();
-    add_repeatable(check, "--set", texts.check_sets, "a parameter of the scenario; repeatable")->type_name("KEY=VALUE");
+    add_repeatable(check, "--set", texts.check_sets, "a parameter of the scenario; repeatable")
+        ->type_name("KEY=VALUE");
     check.add_flag("-q,--quiet", texts.check.quiet, words("print nothing but errors"));
 
-    CLI::App& list = *app.add_subcommand("list", "what there is: steps, faults, invariants, devices, profiles, scenarios");
-    list.add_option("WHAT", texts.what, words("steps, faults, invariants, devices, profiles or scenarios"))->required();
+    CLI::App& list =
+        *app.add_subcommand("list", "what there is: steps, faults, invariants, devices, profiles, scenarios");
+    list.add_option("WHAT", texts.what, words("steps, faults, invariants, devices, profiles or scenarios"))
+        ->required();
     list.add_option("DIR", texts.list.folder, words("scenarios: the folder to look in (default: scenarios)"));
     list.add_flag("--markdown", texts.list.markdown, words("as a reference page"));
 
@@ -93,10 +122,14 @@ void add_others(CLI::App& app, Texts& texts) {
 
     CLI::App& inspect = *app.add_subcommand("inspect", "decode a RAM image or a flattened devicetree");
     inspect.add_option("FILE", texts.inspect.file, words("a RAM image (offset = address) or an FDT"))->required();
-    inspect.add_option("--boot-params", texts.inspect.boot_params, words("where the handover is, as run --boot-params wrote it"))->type_name("FILE");
+    inspect
+        .add_option("--boot-params", texts.inspect.boot_params,
+                    words("where the handover is, as run --boot-params wrote it"))
+        ->type_name("FILE");
     inspect.add_option("--fdt", texts.fdt, words("the physical address of the root tree"))->type_name("ADDRESS");
     inspect.add_flag("--map", texts.inspect.map, words("print memory by owner"));
-    inspect.add_option("--json", texts.inspect.json_file, words("the same as JSON ('-': standard output)"))->type_name("FILE");
+    inspect.add_option("--json", texts.inspect.json_file, words("the same as JSON ('-': standard output)"))
+        ->type_name("FILE");
     inspect.add_flag("--no-color", texts.inspect_no_color, words("no colour"));
 
     CLI::App& show = *app.add_subcommand("show", "the narration of a run, from its trace file alone");
@@ -108,12 +141,13 @@ void describe(CLI::App& app, Texts& texts) {
     app.description("kexec-sim simulates a machine whose kernels hand over memory through a live update.");
     app.require_subcommand(0, 1);
     app.add_flag("--version", texts.version, words("print the version"));
-    app.footer("kexec-sim COMMAND --help tells more of a command.\n\n"
-               "examples:\n"
-               "  kexec-sim run scenarios/memfd-survives.yaml\n"
-               "  kexec-sim run s.yaml --fault 'luo.subsystem.prepare[iommu]#1=fail(ENOMEM)'\n"
-               "  kexec-sim run s.yaml --trace t.jsonl -q; kexec-sim show -v t.jsonl\n\n"
-               "exit codes: 0 all holds, 1 a scenario failed, 2 bad usage or input, 3 a bug of kexec-sim");
+    app.footer(
+        "kexec-sim COMMAND --help tells more of a command.\n\n"
+        "examples:\n"
+        "  kexec-sim run scenarios/memfd-survives.yaml\n"
+        "  kexec-sim run s.yaml --fault 'luo.subsystem.prepare[iommu]#1=fail(ENOMEM)'\n"
+        "  kexec-sim run s.yaml --trace t.jsonl -q; kexec-sim show -v t.jsonl\n\n"
+        "exit codes: 0 all holds, 1 a scenario failed, 2 bad usage or input, 3 a bug of kexec-sim");
     add_run(app, texts);
     add_others(app, texts);
     app.get_formatter()->column_width(help_column);
@@ -130,15 +164,15 @@ std::map<std::string, std::string> overrides_of(const std::vector<std::string>& 
     std::map<std::string, std::string> overrides;
     for (const std::string& set : sets) {
         const std::size_t equals = set.find('=');
-        if (equals == std::string::npos || equals == 0) usage_error(fmt::format("--set needs KEY=VALUE, not '{}'", set));
+        if (equals == std::string::npos || equals == 0)
+            usage_error(fmt::format("--set needs KEY=VALUE, not '{}'", set));
         if (!overrides.emplace(set.substr(0, equals), set.substr(equals + 1)).second)
             usage_error(fmt::format("--set gives '{}' twice", set.substr(0, equals)));
     }
     return overrides;
 }
 
-template <typename Names>
-std::size_t index_of(std::string_view text, const Names& names, std::string_view what) {
+template <typename Names> std::size_t index_of(std::string_view text, const Names& names, std::string_view what) {
     const auto at = std::find(std::begin(names), std::end(names), text);
     if (at != std::end(names)) return static_cast<std::size_t>(at - std::begin(names));
     std::string all;
@@ -149,7 +183,8 @@ std::size_t index_of(std::string_view text, const Names& names, std::string_view
 PlannedFault fault_of(const std::string& text) {
     const auto fault = parse_fault(text);
     if (!fault) usage_error(fmt::format("--fault '{}': {}", text, fault.error()));
-    if (const std::string problem = fault_problem(*fault); !problem.empty()) usage_error(fmt::format("--fault '{}': {}", text, problem));
+    if (const std::string problem = fault_problem(*fault); !problem.empty())
+        usage_error(fmt::format("--fault '{}': {}", text, problem));
     return *fault;
 }
 
@@ -172,18 +207,21 @@ RunCommand run_of(Texts& texts) {
         run.seed = parse_u64(texts.seed);
         if (!run.seed) usage_error(fmt::format("--seed needs a number, not '{}'", texts.seed));
     }
-    if (!texts.isolation.empty()) run.process_isolation = index_of(texts.isolation, isolation_names, "isolation") == 0;
+    if (!texts.isolation.empty())
+        run.process_isolation = index_of(texts.isolation, isolation_names, "isolation") == 0;
     if (!texts.stop_at.empty()) run.stop_at_jump = stop_of(texts.stop_at);
     if (!texts.max_time.empty()) {
         const auto time = parse_duration(texts.max_time);
-        if (!time || *time == 0) usage_error(fmt::format("--max-time needs a duration, as 500ms or 10s, not '{}'", texts.max_time));
+        if (!time || *time == 0)
+            usage_error(fmt::format("--max-time needs a duration, as 500ms or 10s, not '{}'", texts.max_time));
         run.max_time_ns = *time;
         run.max_time_text = texts.max_time;
     }
     if (!run.boot_params_file.empty() && !run.stop_at_jump) usage_error("--boot-params needs --stop-at jump:N");
     if (run.files.size() > 1)
-        for (const auto& [name, given] : {std::pair{"--ram", !run.ram_file.empty()}, std::pair{"--stop-at", run.stop_at_jump.has_value()},
-                                          std::pair{"--dump-fdt", !run.dump_fdt_dir.empty()}})
+        for (const auto& [name, given] :
+             {std::pair{"--ram", !run.ram_file.empty()}, std::pair{"--stop-at", run.stop_at_jump.has_value()},
+              std::pair{"--dump-fdt", !run.dump_fdt_dir.empty()}})
             if (given) usage_error(fmt::format("{} takes one scenario, not {}", name, run.files.size()));
     check_view(run.view);
     return run;
@@ -197,7 +235,8 @@ Command command_of(std::string_view name, Texts& texts) {
     }
     if (name == "list") {
         texts.list.what = static_cast<ListWhat>(index_of(texts.what, list_names, "list"));
-        if (!texts.list.folder.empty() && texts.list.what != ListWhat::scenarios) usage_error(fmt::format("'list {}' takes no folder", texts.what));
+        if (!texts.list.folder.empty() && texts.list.what != ListWhat::scenarios)
+            usage_error(fmt::format("'list {}' takes no folder", texts.what));
         return texts.list;
     }
     if (name == "schema") return SchemaCommand{};
@@ -207,7 +246,8 @@ Command command_of(std::string_view name, Texts& texts) {
     }
     if (!texts.fdt.empty()) {
         texts.inspect.fdt_addr = parse_u64(texts.fdt);
-        if (!texts.inspect.fdt_addr) usage_error(fmt::format("--fdt needs an address, as 0x1f400000, not '{}'", texts.fdt));
+        if (!texts.inspect.fdt_addr)
+            usage_error(fmt::format("--fdt needs an address, as 0x1f400000, not '{}'", texts.fdt));
     }
     texts.inspect.color = !texts.inspect_no_color;
     return texts.inspect;
@@ -226,7 +266,8 @@ Command command_of(std::string_view name, Texts& texts) {
         const std::string argument = argv[i];
         if (argument.size() < 2 || argument[0] != '-') continue;
         const std::string name = argument.substr(0, argument.find('='));
-        if (command->get_option_no_throw(name) || (name[1] != '-' && command->get_option_no_throw(name.substr(0, 2)))) continue;
+        if (command->get_option_no_throw(name) || (name[1] != '-' && command->get_option_no_throw(name.substr(0, 2))))
+            continue;
         const std::string of = command == &app ? "" : fmt::format(" of '{}'", command->get_name());
         usage_error(fmt::format("unknown option '{}'{}{}", name, of, did_you_mean(name, known)));
     }
@@ -241,7 +282,8 @@ void check_command_name(int argc, const char* const* argv) {
     if (first.starts_with('-')) return;
     if (std::find(std::begin(command_names), std::end(command_names), first) != std::end(command_names)) return;
     const std::string near = did_you_mean(first, command_names);
-    usage_error(fmt::format("unknown command '{}'{}", first, near.empty() ? "; 'kexec-sim --help' lists them" : near));
+    usage_error(
+        fmt::format("unknown command '{}'{}", first, near.empty() ? "; 'kexec-sim --help' lists them" : near));
 }
 
 }  // namespace

@@ -27,7 +27,9 @@ namespace {
 
 /// `argument` as a shell reads it back.
 std::string shell_quoted(const std::string& argument) {
-    const auto safe = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("-_./:=,+@%", c); };
+    const auto safe = [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("-_./:=,+@%", c);
+    };
     if (!argument.empty() && std::all_of(argument.begin(), argument.end(), safe)) return argument;
     std::string text = "'";
     for (char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -95,11 +97,15 @@ void check_writable(const RunCommand& command) {
 class RunSession {
 public:
     RunSession(const RunCommand& command, const std::string& program)
-        : command_(command), program_(program), scenarios_(load_all(command)), modules_(module_files(command)),
+        : command_(command),
+          program_(program),
+          scenarios_(load_all(command)),
+          modules_(module_files(command)),
           console_(command.json_file == "-" ? STDERR_FILENO : STDOUT_FILENO,
                    command.json_file == "-" ? "standard error" : "standard output"),
           color_(wants_color(command.view.no_color, console_.is_terminal())),
-          series_([this](std::string_view text) { console_.write(text); }, {color_, command.view.quiet, command.view.verbose}) {
+          series_([this](std::string_view text) { console_.write(text); },
+                  {color_, command.view.quiet, command.view.verbose}) {
         check_writable(command);
         if (!command.json_file.empty()) json_ = std::make_unique<Output>(command.json_file);
         if (!command.trace_file.empty()) {
@@ -190,7 +196,8 @@ private:
             error("kexec-sim: error: the host has no memory left", exit_usage);
         } catch (const std::exception& bug) {
             const std::string where = doing_.empty() ? "" : ", after " + doing_;
-            error(bug_text(bug.what(), fmt::format("running {}{}", scenario.path.string(), where), command), exit_bug);
+            error(bug_text(bug.what(), fmt::format("running {}{}", scenario.path.string(), where), command),
+                  exit_bug);
         }
         series_.end();
         console_.flush();

@@ -14,7 +14,8 @@ constexpr std::size_t events_max = 16384;
 
 /// What is part of a name: letters, digits, and what names of resources hold inside.
 bool in_word(char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.';
 }
 
 std::vector<std::string_view> words_of(std::string_view text) {
@@ -32,14 +33,14 @@ std::vector<std::string_view> words_of(std::string_view text) {
     return words;
 }
 
-template <typename Range, typename Value>
-bool holds(const Range& range, const Value& value) {
+template <typename Range, typename Value> bool holds(const Range& range, const Value& value) {
     return std::find(std::begin(range), std::end(range), value) != std::end(range);
 }
 
 /// The kind of a resource, which says nothing about which one.
 bool is_kind(std::string_view word) {
-    constexpr std::string_view kinds[] = {"file", "subsystem", "bench", "descriptor", "folio", "pages", "vmalloc", "token"};
+    constexpr std::string_view kinds[] = {"file",  "subsystem", "bench",   "descriptor",
+                                          "folio", "pages",     "vmalloc", "token"};
     return holds(kinds, word);
 }
 
@@ -71,7 +72,8 @@ void Subject::add_resource(std::string_view resource) {
 }
 
 void Subject::add_step(std::string_view step_text) {
-    constexpr std::string_view naming[] = {"fd", "name", "as", "token", "folio", "pages", "vmalloc", "subsystem", "agent"};
+    constexpr std::string_view naming[] = {"fd",    "name",    "as",        "token", "folio",
+                                           "pages", "vmalloc", "subsystem", "agent"};
     const std::vector<std::string_view> parts = words_of(step_text);
     for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
         if (!holds(naming, parts[i])) continue;
@@ -110,7 +112,8 @@ void EventHistory::add(const TraceEvent& event) {
         const auto begin = std::find_if(events_.rbegin(), events_.rend(), [](const TraceEvent& earlier) {
             return earlier.name == "step" && earlier.phase == Phase::begin;
         });
-        if (begin != events_.rend()) begin->fields.push_back({"result", TraceField::Type::text, 0, event.text("result")});
+        if (begin != events_.rend())
+            begin->fields.push_back({"result", TraceField::Type::text, 0, event.text("result")});
         return;
     }
     events_.push_back(event);

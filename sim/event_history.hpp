@@ -17,7 +17,7 @@ namespace kexec_sim::sim {
 
 struct Subject {
     std::vector<std::string> words;
-    std::vector<u64> numbers;   // tokens
+    std::vector<u64> numbers;  // tokens
     std::vector<u64> frames;
     bool empty() const { return words.empty() && numbers.empty() && frames.empty(); }
     /// "file 0x1001" -> number 0x1001; "bench kept" -> word kept.

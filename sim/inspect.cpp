@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "sim/boot_params_file.hpp"
@@ -66,14 +67,21 @@ void print_trees(const Inspected& image) {
     }
 }
 
-/// The owner named by the trees for a range, innermost first.
+/// Whose memory a range is, as far as the trees tell: the owners with most of it first.
 std::string owner_of(const Inspected& image, PhysRange range) {
-    const Inspected::Owner* best = nullptr;
+    std::map<std::string, u64> bytes_by_name;
     for (const Inspected::Owner& owner : image.owners)
-        if (owner.range.overlaps(range) && owner.name != "scratch" &&
-            (!best || owner.range.bytes() < best->range.bytes()))
-            best = &owner;
-    return best ? best->name : "?";
+        if (owner.range.overlaps(range) && owner.name != "scratch")
+            bytes_by_name[owner.name] += std::min(owner.range.end, range.end) - std::max(owner.range.begin, range.begin);
+    if (bytes_by_name.empty()) return "?";
+    std::vector<std::pair<u64, std::string>> ranked;
+    for (const auto& [name, bytes] : bytes_by_name) ranked.emplace_back(bytes, name);
+    std::ranges::sort(ranked, [](const auto& left, const auto& right) {
+        return left.first != right.first ? left.first > right.first : left.second < right.second;
+    });
+    std::string text;
+    for (std::size_t i = 0; i < ranked.size() && i < 3; ++i) text += (i ? ", " : "") + ranked[i].second;
+    return ranked.size() > 3 ? text + ", …" : text;
 }
 
 void print_ranges(const Inspected& image) {

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fmt/format.h>
+#include <set>
 
 #include "kho/fdt.hpp"
 #include "luo/abi/trees.hpp"
@@ -103,8 +104,10 @@ private:
         out_.bitmap_bytes = use_large ? 4096 : 512;
         if (chosen.damage) problem(fmt::format("{:#x}: map: {}", chosen.damage->at.raw, chosen.damage->what));
         for (const PhysAddr chunk : chosen.directory.chunks) own(phys_range(chunk, page_bytes), "KHO chunk");
+        std::set<u64> bitmap_pages;  // eight small bitmaps share a page
         for (const kho::MapElement& element : chosen.directory.elements)
-            own(phys_range(PhysAddr{align_down(element.bitmap.raw, page_bytes)}, page_bytes), "KHO bitmap");
+            bitmap_pages.insert(align_down(element.bitmap.raw, page_bytes));
+        for (const u64 page : bitmap_pages) own(phys_range(PhysAddr{page}, page_bytes), "KHO bitmap");
         out_.directory = std::move(chosen.directory);
         out_.runs = std::move(chosen.runs);
         std::ranges::sort(out_.runs, {}, [](const kho::BlockRun& run) { return run.begin; });

@@ -27,7 +27,9 @@ std::string rule_text(std::string_view text, bool heavy) {
 }
 
 Narrator::Narrator(TextSink sink, NarrationOptions options, std::string command)
-    : sink_(std::move(sink)), options_(options), command_(std::move(command)) {}
+    : sink_(std::move(sink)),
+      options_(options),
+      command_(std::move(command)) {}
 
 void Narrator::event(const TraceEvent& event) {
     story_.event(event);
@@ -43,8 +45,10 @@ void Narrator::event(const TraceEvent& event) {
     if (options_.quiet) return;
     if (event.name == "run.begin") return header();
     if (event.name == "generation") return begin_generation(event);
-    if (event.name == "step" || event.name == "epilogue") return event.phase == Phase::begin ? begin_step(event) : end_step(event);
-    const bool folds = event.field("phys") && event.field("order") && event.field("count") && event.layer == Layer::kho;
+    if (event.name == "step" || event.name == "epilogue")
+        return event.phase == Phase::begin ? begin_step(event) : end_step(event);
+    const bool folds =
+        event.field("phys") && event.field("order") && event.field("count") && event.layer == Layer::kho;
     if (folds) return range(event);
     if (event.phase != Phase::instant) return span(event);
     instant(event);
@@ -59,9 +63,10 @@ void Narrator::finish() {
 
 void Narrator::header() {
     sink_(styled(printable(story_.scenario), Style::bold, options_.color) + "\n");
-    for (const std::string& line : wrapped(printable(story_.summary), terminal_columns - 2)) sink_("  " + line + "\n");
-    sink_(fmt::format("  machine: {} of memory, {}; seed {}\n\n", bytes_text(story_.memory), count_text(story_.nodes, "node"),
-                      story_.seed));
+    for (const std::string& line : wrapped(printable(story_.summary), terminal_columns - 2))
+        sink_("  " + line + "\n");
+    sink_(fmt::format("  machine: {} of memory, {}; seed {}\n\n", bytes_text(story_.memory),
+                      count_text(story_.nodes, "node"), story_.seed));
 }
 
 // --- Steps and generations ---------------------------------------------------------------------------------------
@@ -96,8 +101,10 @@ void Narrator::end_step(const TraceEvent& event) {
         for (const std::string& line : wrapped(text, terminal_columns - nested_indent))
             sink_(std::string(nested_indent, ' ') + styled(line, remark_style, options_.color) + "\n");
     };
-    if (!step_->note.empty() && result != "ok") remark("because " + step_->note, Style::dim);
-    else if (!step_->note.empty()) remark(step_->note, Style::dim);
+    if (!step_->note.empty() && result != "ok")
+        remark("because " + step_->note, Style::dim);
+    else if (!step_->note.empty())
+        remark(step_->note, Style::dim);
     if (failed && !event.text("detail").empty()) remark(printable(event.text("detail")), Style::bad);
     write_lines();
     step_.reset();
@@ -110,8 +117,8 @@ void Narrator::begin_generation(const TraceEvent& event) {
     }
     write_lines();
     if (event.number("index") > 0) sink_("\n");
-    const std::string text = fmt::format("generation {} · {} {}", event.number("index"), printable(event.text("profile")),
-                                         printable(event.text("release")));
+    const std::string text = fmt::format("generation {} · {} {}", event.number("index"),
+                                         printable(event.text("profile")), printable(event.text("release")));
     sink_(styled(rule_text(text, true), Style::bold, options_.color) + "\n");
     write_timed(event.time_ns, "boot", "", Style::good);
 }
@@ -133,7 +140,8 @@ void Narrator::span(const TraceEvent& event) {
         return;
     }
     end_fold();
-    auto open = std::find_if(spans_.rbegin(), spans_.rend(), [&](const OpenSpan& one) { return one.name == event.name; });
+    auto open =
+        std::find_if(spans_.rbegin(), spans_.rend(), [&](const OpenSpan& one) { return one.name == event.name; });
     if (open == spans_.rend()) return;
     const std::string result = result_text(event);
     const bool good = result.empty() || result == "ok";
@@ -163,15 +171,18 @@ bool Narrator::life(const TraceEvent& event) {
     } else if (name == "kernel.end") {
         spans_.clear();
         const std::string how = event.text("how");
-        if (how == "reset" || how == "power-loss") add(fmt::format("generation {} ends: {}", event.generation, how), Style::warn);
+        if (how == "reset" || how == "power-loss")
+            add(fmt::format("generation {} ends: {}", event.generation, how), Style::warn);
     } else if (name == "machine.reset") {
-        add(event.text("how") == "cold" ? "cold reset: memory loses its content" : "warm reset: memory keeps its content, nothing is handed over",
+        add(event.text("how") == "cold" ? "cold reset: memory loses its content"
+                                        : "warm reset: memory keeps its content, nothing is handed over",
             Style::warn);
     } else if (name == "kernel.blackout") {
         add("blackout begins", Style::accent);
     } else if (name == "kernel.user_space") {
         const bool ends = story_.blackout && story_.blackout->complete && story_.blackout->end_ns == event.time_ns;
-        add(ends ? fmt::format("user space runs; blackout was {}", milliseconds_text(story_.blackout->end_ns - story_.blackout->begin_ns))
+        add(ends ? fmt::format("user space runs; blackout was {}",
+                               milliseconds_text(story_.blackout->end_ns - story_.blackout->begin_ns))
                  : std::string("user space runs"),
             Style::accent);
     } else if (name == "kexec.jump") {
@@ -201,21 +212,24 @@ bool Narrator::protocol(const TraceEvent& event) {
         if (event.number("bytes") > 0 || options_.verbose) add(fmt::format("scratch  {}", range_words(event)));
     } else if (name == "kho.populate") {
         const bool good = result_text(event) == "ok";
-        add(fmt::format("handover at {:#x}", event.number("phys")), Style::plain, good ? "✓" : "→ " + result_text(event),
-            good ? Style::good : Style::bad);
+        add(fmt::format("handover at {:#x}", event.number("phys")), Style::plain,
+            good ? "✓" : "→ " + result_text(event), good ? Style::good : Style::bad);
     } else if (name == "kho.add_subtree" || name == "kho.remove_subtree" || name == "kho.retrieve_subtree") {
         const std::string result = result_text(event);
         const bool good = result.empty() || result == "ok";
-        add(fmt::format("{} sub-tree  {} at {:#x}", name.substr(4, name.find('_') - 4), printable(event.text("name")), event.number("phys")),
+        add(fmt::format("{} sub-tree  {} at {:#x}", name.substr(4, name.find('_') - 4), printable(event.text("name")),
+                        event.number("phys")),
             Style::plain, good ? "✓" : "→ " + result, good ? Style::good : Style::bad);
     } else if (name == "kho.preserve_failed") {
-        add(fmt::format("preserve  {:#x}  {}", event.number("phys", event.number("address")), printable(event.text("who"))), Style::plain,
-            "→ " + result_text(event), Style::bad);
+        add(fmt::format("preserve  {:#x}  {}", event.number("phys", event.number("address")),
+                        printable(event.text("who"))),
+            Style::plain, "→ " + result_text(event), Style::bad);
     } else if (name == "reserve_mem.allocate") {
         add(fmt::format("reserve_mem  {}  {}{}", printable(event.text("name")), range_words(event),
                         event.number("revived") ? "  revived" : ""));
     } else if (name == "mm.pages_migrate") {
-        add(fmt::format("pages move out of scratch  {}  {}", count_text(event.number("count"), "page"), event.text("site")));
+        add(fmt::format("pages move out of scratch  {}  {}", count_text(event.number("count"), "page"),
+                        event.text("site")));
     } else if (name == "luoctl.output") {
         output_lines("luoctl", event.text("text"));
     } else if (name == "debugfs.output") {
@@ -229,7 +243,9 @@ bool Narrator::protocol(const TraceEvent& event) {
 void Narrator::log_line(const TraceEvent& event) {
     if (!options_.verbose && !log_line_matters(event)) return;
     const u64 level = event.number("level", 6);
-    add(log_stamp(event) + printable(event.text("text")), level <= 3 ? Style::bad : level == 4 ? Style::warn : Style::dim);
+    add(log_stamp(event) + printable(event.text("text")), level <= 3   ? Style::bad
+                                                          : level == 4 ? Style::warn
+                                                                       : Style::dim);
 }
 
 void Narrator::range(const TraceEvent& event) {
@@ -253,9 +269,9 @@ void Narrator::end_fold() {
     if (!fold_) return;
     const Fold fold = *std::exchange(fold_, std::nullopt);
     if (fold.more == 0) return;
-    push(fmt::format("{}  … and {}: {}, {}", fold.name.substr(fold.name.find('.') + 1), count_text(fold.more, "more range"),
-                    count_text(fold.folios, "folio"), bytes_text(fold.bytes)),
-        Style::dim);
+    push(fmt::format("{}  … and {}: {}, {}", fold.name.substr(fold.name.find('.') + 1),
+                     count_text(fold.more, "more range"), count_text(fold.folios, "folio"), bytes_text(fold.bytes)),
+         Style::dim);
 }
 
 void Narrator::output_lines(std::string_view label, std::string_view text) {
@@ -300,7 +316,8 @@ void Narrator::write_line(const Line& line) {
     // Following lines stand two columns further in.
     const std::vector<std::string> parts = wrapped(line.text, room - result_room, room - 2);
     for (std::size_t i = 0; i < parts.size(); ++i) {
-        std::string out = std::string(line.indent + (i > 0 ? 2 : 0), ' ') + styled(parts[i], line.style, options_.color);
+        std::string out =
+            std::string(line.indent + (i > 0 ? 2 : 0), ' ') + styled(parts[i], line.style, options_.color);
         if (i == 0 && !line.result.empty()) {
             out += std::string(room - text_columns(parts[0]) - text_columns(line.result), ' ');
             out += styled(line.result, line.result_style, options_.color);

@@ -41,11 +41,21 @@ struct RunStory {
     std::string scenario, summary;
     u64 seed = 1, memory = 0, nodes = 1;
     u64 steps = 0;
-    struct Life { Generation index; std::string profile, release, end; };
+    struct Life {
+        Generation index;
+        std::string profile, release, end;
+    };
     std::vector<Life> generations;
-    struct Blackout { u64 begin_ns = 0, shutdown_ns = 0, relocation_ns = 0, jump_ns = 0, boot_ns = 0, end_ns = 0; bool complete = false; };
+    struct Blackout {
+        u64 begin_ns = 0, shutdown_ns = 0, relocation_ns = 0, jump_ns = 0, boot_ns = 0, end_ns = 0;
+        bool complete = false;
+    };
     std::optional<Blackout> blackout;  // the last one, or the one that runs
-    struct FindingSeen { std::string invariant, message, resource; u64 frames = 0, first_frame = 0; Generation generation = 0; };
+    struct FindingSeen {
+        std::string invariant, message, resource;
+        u64 frames = 0, first_frame = 0;
+        Generation generation = 0;
+    };
     std::vector<FindingSeen> findings;
     std::vector<std::string> faults_fired, failures;
     std::string last_step_text;
@@ -71,9 +81,20 @@ private:
         std::string text, result;
         Style style = Style::plain, result_style = Style::good;
     };
-    struct OpenStep { u64 time_ns = 0; std::string text, expected, note; bool written = false; };
-    struct OpenSpan { std::string name, subject; std::optional<std::size_t> line; u64 time_ns = 0; };
-    struct Fold { std::string name, who; u64 shown = 0, more = 0, folios = 0, bytes = 0; };
+    struct OpenStep {
+        u64 time_ns = 0;
+        std::string text, expected, note;
+        bool written = false;
+    };
+    struct OpenSpan {
+        std::string name, subject;
+        std::optional<std::size_t> line;
+        u64 time_ns = 0;
+    };
+    struct Fold {
+        std::string name, who;
+        u64 shown = 0, more = 0, folios = 0, bytes = 0;
+    };
 
     void header();
     void begin_step(const TraceEvent& event);
@@ -90,7 +111,8 @@ private:
 
     /// A line below the step; it ends a run of folded ranges. push() does not.
     void add(std::string text, Style style = Style::plain, std::string result = {}, Style result_style = Style::good);
-    void push(std::string text, Style style = Style::plain, std::string result = {}, Style result_style = Style::good);
+    void push(std::string text, Style style = Style::plain, std::string result = {},
+              Style result_style = Style::good);
     void write_lines();
     void write_line(const Line& line);
     void write_timed(u64 time_ns, std::string_view text, std::string_view result, Style result_style);

@@ -55,8 +55,8 @@ std::string lives_words(const RunStory& story) {
     std::string text;
     for (const RunStory::Life& life : story.generations) {
         const bool ordinary = life.end == "kexec" || life.end == "scenario" || life.end.empty();
-        text += fmt::format("{}{} {} {}{}", text.empty() ? "" : ", ", life.index, printable(life.profile), printable(life.release),
-                            ordinary ? "" : fmt::format(" (ended by {})", life.end));
+        text += fmt::format("{}{} {} {}{}", text.empty() ? "" : ", ", life.index, printable(life.profile),
+                            printable(life.release), ordinary ? "" : fmt::format(" (ended by {})", life.end));
     }
     return text;
 }
@@ -91,32 +91,40 @@ std::string finding_text(const RunStory::FindingSeen& finding, const EventHistor
     std::string head = finding.invariant;
     if (id) {
         const InvariantInfo& info = invariants()[static_cast<std::size_t>(*id)];
-        head += fmt::format(" ({}) is violated in generation {}. It holds when {}.", info.severity, finding.generation, info.description);
+        head += fmt::format(" ({}) is violated in generation {}. It holds when {}.", info.severity,
+                            finding.generation, info.description);
     }
     std::string out = styled("  ✗ ", Style::bad, color) + indented(head, 4, 4).substr(4);
     out += indented("But: " + printable(finding.message), 4, 6);
     if (finding.frames > 0) {
         // The narration counts frame numbers, as the JSON result does.
-        out += indented(fmt::format("{}, the first is {:#x}", count_text(finding.frames, "frame"), finding.first_frame), 4, 6);
+        out += indented(
+            fmt::format("{}, the first is {:#x}", count_text(finding.frames, "frame"), finding.first_frame), 4, 6);
     }
     Subject subject;
     subject.add_resource(finding.resource);
     if (finding.frames > 0) subject.frames.push_back(finding.first_frame);
     if (subject.empty()) return out;
-    std::string of = finding.resource.empty() ? fmt::format("frame {:#x}", finding.first_frame) : printable(finding.resource);
+    std::string of =
+        finding.resource.empty() ? fmt::format("frame {:#x}", finding.first_frame) : printable(finding.resource);
     return out + touched_text(subject, fmt::format("The last events that touched {}:", of), history);
 }
 
 }  // namespace
 
 std::string summary_text(const RunStory& story, bool color) {
-    const std::string_view verdict = story.interrupted ? "interrupted" : !story.passed ? "FAILED" : story.stopped ? "stopped at the jump" : "passed";
-    std::string out = "\n" + styled(rule_text(fmt::format("{}: {}", printable(story.scenario), verdict), false),
-                                    story.passed ? Style::good : Style::bad, color) + "\n";
+    const std::string_view verdict = story.interrupted ? "interrupted"
+                                     : !story.passed   ? "FAILED"
+                                     : story.stopped   ? "stopped at the jump"
+                                                       : "passed";
+    std::string out = "\n" +
+                      styled(rule_text(fmt::format("{}: {}", printable(story.scenario), verdict), false),
+                             story.passed ? Style::good : Style::bad, color) +
+                      "\n";
     if (story.blackout && story.blackout->complete) out += labelled("blackout", blackout_words(*story.blackout));
     if (story.folios > 0 || story.map_pages > 0) {
-        out += labelled("handed over", fmt::format("{}, {}; the map takes {}", count_text(story.folios, "folio"), bytes_text(story.bytes),
-                                                   count_text(story.map_pages, "page")));
+        out += labelled("handed over", fmt::format("{}, {}; the map takes {}", count_text(story.folios, "folio"),
+                                                   bytes_text(story.bytes), count_text(story.map_pages, "page")));
     }
     out += labelled("kernels", lives_words(story));
     out += labelled("steps", fmt::format("{} in {} of virtual time", story.steps, milliseconds_text(story.end_ns)));
@@ -144,7 +152,9 @@ std::string failure_text(const RunStory& story, const EventHistory& history, std
         told_events = true;
         Subject subject;
         subject.add_step(story.last_step_text);
-        out += touched_text(subject, subject.empty() ? "The last steps:" : "The last events that touched what the step names:", history);
+        out += touched_text(
+            subject,
+            subject.empty() ? "The last steps:" : "The last events that touched what the step names:", history);
     }
     if (!told_events) out += touched_text({}, "The last steps:", history);
     out += styled("  Repeat it:", Style::bold, color) + "\n    " + std::string(command) + "\n";

@@ -22,7 +22,8 @@ std::string first_of(const TraceEvent& event, std::initializer_list<std::string_
 }
 
 bool contains_any(std::string_view text, std::initializer_list<std::string_view> pieces) {
-    return std::any_of(pieces.begin(), pieces.end(), [&](std::string_view piece) { return text.find(piece) != text.npos; });
+    return std::any_of(pieces.begin(), pieces.end(),
+                       [&](std::string_view piece) { return text.find(piece) != text.npos; });
 }
 
 }  // namespace
@@ -43,8 +44,8 @@ std::string span_words(const TraceEvent& begin) {
 
 std::string span_result_words(const TraceEvent& end) {
     if (end.name != "kho.finalize" || result_text(end) != "ok") return {};
-    return fmt::format(": {}, {}; the map takes {}", count_text(end.number("folios"), "folio"), bytes_text(end.number("bytes")),
-                       count_text(end.number("map_pages"), "page"));
+    return fmt::format(": {}, {}; the map takes {}", count_text(end.number("folios"), "folio"),
+                       bytes_text(end.number("bytes")), count_text(end.number("map_pages"), "page"));
 }
 
 std::string log_stamp(const TraceEvent& event) {
@@ -84,7 +85,8 @@ void RunStory::event(const TraceEvent& event) {
         memory = event.number("memory");
         nodes = event.number("nodes", 1);
     } else if (name == "generation") {
-        generations.push_back({static_cast<Generation>(event.number("index")), event.text("profile"), event.text("release"), {}});
+        generations.push_back(
+            {static_cast<Generation>(event.number("index")), event.text("profile"), event.text("release"), {}});
     } else if (name == "kernel.end") {
         if (!generations.empty()) generations.back().end = event.text("how");
         if (event.text("how") != "kexec" && blackout && !blackout->complete) blackout.reset();
@@ -107,8 +109,8 @@ void RunStory::event(const TraceEvent& event) {
             blackout->complete = true;
         }
     } else if (name == "referee.finding") {
-        findings.push_back({event.text("invariant"), event.text("message"), event.text("resource"), event.number("frames"),
-                            event.number("first_frame"), event.generation});
+        findings.push_back({event.text("invariant"), event.text("message"), event.text("resource"),
+                            event.number("frames"), event.number("first_frame"), event.generation});
     } else if (name == "fault.fired") {
         faults_fired.push_back(event.text("plan"));
     } else if (name == "run.failure") {

@@ -23,8 +23,13 @@ Json steps_json(const RunResult& result) {
     Json list = Json::array();
     for (const StepRecord& step : result.steps) {
         const bool skipped = step.outcome == "skipped";
-        Json one{{"index", step.index}, {"line", step.line}, {"name", step.name}, {"result", skipped ? Json(nullptr) : Json(step.result)},
-                 {"expected", step.expected}, {"outcome", step.outcome}, {"virtual_ns", step.virtual_ns},
+        Json one{{"index", step.index},
+                 {"line", step.line},
+                 {"name", step.name},
+                 {"result", skipped ? Json(nullptr) : Json(step.result)},
+                 {"expected", step.expected},
+                 {"outcome", step.outcome},
+                 {"virtual_ns", step.virtual_ns},
                  {"generation", skipped ? Json(nullptr) : Json(step.generation)}};
         if (!step.detail.empty()) one["detail"] = step.detail;
         list.push_back(std::move(one));
@@ -45,30 +50,50 @@ Json findings_json(const RunResult& result) {
         const InvariantInfo& info = invariants()[static_cast<std::size_t>(finding.invariant)];
         Json frames = Json::array();
         for (u64 frame : finding.frames) frames.push_back(hex(frame));
-        list.push_back({{"invariant", info.name}, {"severity", info.severity}, {"class", finding.by_fault ? "by-fault" : "violation"},
-                        {"generation", finding.generation}, {"virtual_ns", finding.virtual_ns}, {"message", finding.message},
-                        {"frames", std::move(frames)}, {"frame_count", finding.frame_count}, {"resource", finding.resource}});
+        list.push_back({{"invariant", info.name},
+                        {"severity", info.severity},
+                        {"class", finding.by_fault ? "by-fault" : "violation"},
+                        {"generation", finding.generation},
+                        {"virtual_ns", finding.virtual_ns},
+                        {"message", finding.message},
+                        {"frames", std::move(frames)},
+                        {"frame_count", finding.frame_count},
+                        {"resource", finding.resource}});
     }
     return list;
 }
 
 /// The dma.* counters belong to devices, of which this machine has none.
 Json counters_json(const RunResult& result) {
-    return {{"kho.preserved_folios", result.preserved_folios}, {"kho.preserved_bytes", result.preserved_bytes},
-            {"kho.overhead_pages", result.overhead_pages},     {"kho.map_pages", result.map_pages},
-            {"luo.files", result.luo_files},                   {"dma.completions", 0},
-            {"dma.dry_ns", 0},                                 {"mm.frames_in_use", result.frames_in_use}};
+    return {{"kho.preserved_folios", result.preserved_folios},
+            {"kho.preserved_bytes", result.preserved_bytes},
+            {"kho.overhead_pages", result.overhead_pages},
+            {"kho.map_pages", result.map_pages},
+            {"luo.files", result.luo_files},
+            {"dma.completions", 0},
+            {"dma.dry_ns", 0},
+            {"mm.frames_in_use", result.frames_in_use}};
 }
 
 Json run_json(const ReportedRun& run) {
     const RunResult& result = run.result;
-    Json json{{"format", "kexec-sim/result-1"}, {"scenario", run.scenario}, {"file", run.file}, {"seed", result.seed},
-              {"outcome", run.error ? "error" : result.passed ? "pass" : "fail"},
-              {"virtual_ns", result.virtual_ns}, {"blackouts_ns", result.blackouts_ns},
+    Json json{{"format", "kexec-sim/result-1"},
+              {"scenario", run.scenario},
+              {"file", run.file},
+              {"seed", result.seed},
+              {"outcome", run.error       ? "error"
+                          : result.passed ? "pass"
+                                          : "fail"},
+              {"virtual_ns", result.virtual_ns},
+              {"blackouts_ns", result.blackouts_ns},
               {"blackout_ns", result.blackouts_ns.empty() ? Json(nullptr) : Json(result.blackouts_ns.back())},
-              {"generations", generations_json(result)}, {"steps", steps_json(result)}, {"faults", faults_json(result)},
-              {"findings", findings_json(result)}, {"counters", counters_json(result)},
-              {"trace_hash", or_null(result.trace_hash)}, {"ram_hash", or_null(result.ram_hash)}};
+              {"generations", generations_json(result)},
+              {"steps", steps_json(result)},
+              {"faults", faults_json(result)},
+              {"findings", findings_json(result)},
+              {"counters", counters_json(result)},
+              {"trace_hash", or_null(result.trace_hash)},
+              {"ram_hash", or_null(result.ram_hash)}};
     if (!result.failures.empty()) json["failures"] = result.failures;
     if (result.stopped_at_jump) json["stopped_at_jump"] = true;
     if (run.error) json["error"] = *run.error;

@@ -14,19 +14,19 @@ constexpr std::size_t bar_cells = terminal_columns - 4;
 constexpr std::size_t callbacks_shown = 5;
 
 /// Takes [begin, end) out of `ranges`.
-template <typename Range>
-void cut_out(std::vector<Range>& ranges, Range hole) {
+template <typename Range> void cut_out(std::vector<Range>& ranges, Range hole) {
     std::vector<Range> kept;
     for (const Range& range : ranges) {
-        if (range.begin < std::min(range.end, hole.begin)) kept.push_back({range.begin, std::min(range.end, hole.begin)});
+        if (range.begin < std::min(range.end, hole.begin))
+            kept.push_back({range.begin, std::min(range.end, hole.begin)});
         if (std::max(range.begin, hole.end) < range.end) kept.push_back({std::max(range.begin, hole.end), range.end});
     }
     ranges = std::move(kept);
 }
 
-template <typename Range>
-bool any_in(const std::vector<Range>& ranges, u64 begin, u64 end) {
-    return std::any_of(ranges.begin(), ranges.end(), [&](const Range& range) { return range.begin < end && begin < range.end; });
+template <typename Range> bool any_in(const std::vector<Range>& ranges, u64 begin, u64 end) {
+    return std::any_of(ranges.begin(), ranges.end(),
+                       [&](const Range& range) { return range.begin < end && begin < range.end; });
 }
 
 }  // namespace
@@ -34,8 +34,9 @@ bool any_in(const std::vector<Range>& ranges, u64 begin, u64 end) {
 void StepView::event(const TraceEvent& event) {
     const std::string& name = event.name;
     const u64 phys = event.number("phys");
-    const u64 bytes = event.field("bytes") ? event.number("bytes")
-                                           : event.number("count", 1) << std::min<u64>(event.number("order") + page_shift, 40);
+    const u64 bytes = event.field("bytes")
+                          ? event.number("bytes")
+                          : event.number("count", 1) << std::min<u64>(event.number("order") + page_shift, 40);
     const Range range{phys, phys + bytes};
     if (name == "kho.preserve") {
         cut_out(preserved_, range);
@@ -75,17 +76,22 @@ std::string StepView::bar(const Machine& machine) const {
         const u64 begin = i * cell_bytes, end = std::min(begin + cell_bytes, machine.ram.bytes_max());
         const PfnRange frames{PhysAddr{begin}.pfn(), PhysAddr{end}.pfn()};
         const bool written = begin < end && machine.ram.next_written(frames.begin, frames.end) < frames.end;
-        if (any_in(preserved_, begin, end)) cells += styled("P", Style::good, color_);
-        else if (any_in(image_, begin, end)) cells += styled("I", Style::warn, color_);
-        else if (any_in(scratch_, begin, end)) cells += styled("S", Style::accent, color_);
-        else cells += written ? "#" : "·";
+        if (any_in(preserved_, begin, end))
+            cells += styled("P", Style::good, color_);
+        else if (any_in(image_, begin, end))
+            cells += styled("I", Style::warn, color_);
+        else if (any_in(scratch_, begin, end))
+            cells += styled("S", Style::accent, color_);
+        else
+            cells += written ? "#" : "·";
     }
     return cells;
 }
 
 std::string StepView::text(const Machine& machine) const {
-    std::string out = fmt::format("\n  memory, {} a cell: P preserved  I next image  S scratch  # written\n",
-                                  bytes_text(align_up((machine.ram.bytes_max() + bar_cells - 1) / bar_cells, page_bytes)));
+    std::string out =
+        fmt::format("\n  memory, {} a cell: P preserved  I next image  S scratch  # written\n",
+                    bytes_text(align_up((machine.ram.bytes_max() + bar_cells - 1) / bar_cells, page_bytes)));
     out += " ▕" + bar(machine) + "▏\n";
     if (!luo_state_.empty()) out += fmt::format("  LUO: {}\n", luo_state_);
     if (!callbacks_.empty()) out += "  last callbacks:\n";

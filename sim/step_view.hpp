@@ -27,7 +27,9 @@ public:
     std::string text(const Machine& machine) const;
 
 private:
-    struct Range { u64 begin = 0, end = 0; };
+    struct Range {
+        u64 begin = 0, end = 0;
+    };
     std::string bar(const Machine& machine) const;
 
     bool color_;

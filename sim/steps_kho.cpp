@@ -411,7 +411,11 @@ StepResult run_kho_step(KernelInstance& instance, const Step& step) {
     case StepId::kho_remove_subtree: return remove_subtree(instance, step);
     case StepId::kho_retrieve_subtree: {
         const auto phys = instance.kho.retrieve_subtree(step.get_name("name"));
-        return phys ? StepResult{} : StepResult{phys.error()};
+        if (!phys) return phys.error();
+        // The bench has read its tree; that is all it wants of it.
+        if (const BenchObject* tree = instance.state.find_bench(step.get_name("name")))
+            instance.machine.referee.kho_retrieved(frames_of(*tree), bench);
+        return {};
     }
     case StepId::kho_finalize: return instance.kho.finalize();
     case StepId::kho_abort: return instance.kho.abort();

@@ -77,6 +77,11 @@ void Supervisor::power_on_from(const BootParamsFile& file) {
         state_->blackout_running = file.blackout_start_ns.has_value();
         state_->blackout_start_ns = file.blackout_start_ns.value_or(0);
     }
+    state_->map_pages = file.counters[0];
+    state_->preserved_folios = file.counters[1];
+    state_->preserved_bytes = file.counters[2];
+    state_->overhead_pages = file.counters[3];
+    state_->luo_files = file.counters[4];
     if (!file.referee.empty()) machine_.referee.load_promises(file.referee);
     machine_.set_generation(file.generation);
     BootRequest request;

@@ -12,7 +12,10 @@ bool continues(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; 
 std::size_t code_point_bytes(std::string_view text) {
     const auto lead = static_cast<unsigned char>(text.front());
     if (lead < 0x80) return 1;
-    const std::size_t bytes = lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    const std::size_t bytes = lead >= 0xc2 && lead < 0xe0   ? 2
+                              : lead >= 0xe0 && lead < 0xf0 ? 3
+                              : lead >= 0xf0 && lead < 0xf5 ? 4
+                                                            : 0;
     if (bytes == 0 || text.size() < bytes) return 0;
     for (std::size_t i = 1; i < bytes; ++i)
         if (!continues(text[i])) return 0;
@@ -132,7 +135,9 @@ std::string bytes_text(u64 bytes) {
 
 std::string milliseconds_text(u64 ns) { return fmt::format("{}.{:03} ms", ns / 1'000'000, ns / 1000 % 1000); }
 
-std::string count_text(u64 count, std::string_view one) { return fmt::format("{} {}{}", count, one, count == 1 ? "" : "s"); }
+std::string count_text(u64 count, std::string_view one) {
+    return fmt::format("{} {}{}", count, one, count == 1 ? "" : "s");
+}
 
 std::string styled(std::string_view text, Style style, bool color) {
     if (!color || style == Style::plain || text.empty()) return std::string(text);

@@ -29,8 +29,8 @@ struct TraceHeader {
     std::string scenario, file, command;
 };
 struct TraceFooter {
-    std::string end;       // pass, fail, error, interrupted
-    std::string message;   // with error
+    std::string end;      // pass, fail, error, interrupted
+    std::string message;  // with error
     u64 events = 0;
     std::string trace_hash;
 };

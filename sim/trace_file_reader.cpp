@@ -31,7 +31,8 @@ std::string text_member(const Json& object, const char* name) {
 }
 u64 number_member(const Json& object, const char* name, u64 max) {
     const Json& value = member(object, name);
-    if (!value.is_number_unsigned() || value.get<u64>() > max) throw BadLine{fmt::format("'{}' must be a number", name)};
+    if (!value.is_number_unsigned() || value.get<u64>() > max)
+        throw BadLine{fmt::format("'{}' must be a number", name)};
     return value.get<u64>();
 }
 std::string optional_text(const Json& object, const char* name) {
@@ -40,7 +41,9 @@ std::string optional_text(const Json& object, const char* name) {
 
 TraceEvent::Field read_field(const std::string& key, const Json& value, char letter) {
     TraceEvent::Field field{key, TraceField::Type::text, 0, {}};
-    const auto wrong = [&]() -> BadLine { return {fmt::format("field '{}' does not fit its letter '{}'", key, letter)}; };
+    const auto wrong = [&]() -> BadLine {
+        return {fmt::format("field '{}' does not fit its letter '{}'", key, letter)};
+    };
     switch (letter) {
     case 'u':
         if (!value.is_number_unsigned()) throw wrong();
@@ -55,7 +58,9 @@ TraceEvent::Field read_field(const std::string& key, const Json& value, char let
     case 'x':
     case 's':
     case 'b': break;
-    default: throw BadLine{fmt::format("unknown letter '{}' for field '{}'", printable(std::string_view(&letter, 1)), key)};
+    default:
+        throw BadLine{
+            fmt::format("unknown letter '{}' for field '{}'", printable(std::string_view(&letter, 1)), key)};
     }
     if (!value.is_string()) throw wrong();
     const std::string text = value.get<std::string>();
@@ -79,7 +84,8 @@ TraceEvent read_event(const Json& line) {
     event.time_ns = number_member(line, "t", ~u64{0});
     event.generation = static_cast<Generation>(number_member(line, "g", ~Generation{0}));
     event.name = text_member(line, "name");
-    const std::string layer = text_member(line, "layer"), phase = text_member(line, "ph"), letters = text_member(line, "k");
+    const std::string layer = text_member(line, "layer"), phase = text_member(line, "ph"),
+                      letters = text_member(line, "k");
     bool known = false;
     for (Layer one : {Layer::machine, Layer::kernel, Layer::kho, Layer::luo, Layer::sim}) {
         if (layer_name(one) != layer) continue;
@@ -87,10 +93,12 @@ TraceEvent read_event(const Json& line) {
         known = true;
     }
     if (!known) throw BadLine{fmt::format("unknown layer '{}'", printable(layer))};
-    if (phase != "i" && phase != "B" && phase != "E") throw BadLine{fmt::format("unknown phase '{}'", printable(phase))};
+    if (phase != "i" && phase != "B" && phase != "E")
+        throw BadLine{fmt::format("unknown phase '{}'", printable(phase))};
     event.phase = phase == "i" ? Phase::instant : phase == "B" ? Phase::begin : Phase::end;
     const Json& fields = member(line, "f");
-    if (!fields.is_object() || fields.size() != letters.size()) throw BadLine{"'k' must have one letter for each field of 'f'"};
+    if (!fields.is_object() || fields.size() != letters.size())
+        throw BadLine{"'k' must have one letter for each field of 'f'"};
     std::size_t at = 0;
     for (const auto& [key, value] : fields.items()) event.fields.push_back(read_field(key, value, letters[at++]));
     return event;
@@ -100,7 +108,9 @@ TraceEvent read_event(const Json& line) {
 class Reader {
 public:
     Reader(std::string_view text, const std::string& path, const TraceListener& listener)
-        : rest_(text), path_(path), listener_(listener) {}
+        : rest_(text),
+          path_(path),
+          listener_(listener) {}
 
     void read() {
         while (!rest_.empty()) {
@@ -122,7 +132,8 @@ public:
     void finish() {
         if (!rest_.empty() || inside_ || line_ == 0) {
             if (inside_) listener_.end(nullptr);
-            error(line_ == 0 ? "the trace is empty" : "the trace ends here without its last line; the run was cut short");
+            error(line_ == 0 ? "the trace is empty"
+                             : "the trace ends here without its last line; the run was cut short");
         }
     }
 
@@ -133,15 +144,17 @@ private:
     void take(const Json& line) {
         if (!line.is_object()) throw BadLine{"a line of a trace is a JSON object"};
         if (!inside_) {
-            if (!line.contains("format")) throw BadLine{"this is no trace: the first line must say \"format\":\"kexec-sim/trace-1\""};
+            if (!line.contains("format"))
+                throw BadLine{"this is no trace: the first line must say \"format\":\"kexec-sim/trace-1\""};
             const std::string format = text_member(line, "format");
             if (format != "kexec-sim/trace-1")
-                throw BadLine{fmt::format("the format is '{}', this program reads 'kexec-sim/trace-1'", printable(format))};
+                throw BadLine{
+                    fmt::format("the format is '{}', this program reads 'kexec-sim/trace-1'", printable(format))};
             listener_.begin({text_member(line, "scenario"), text_member(line, "file"), text_member(line, "command")});
             inside_ = true;
         } else if (line.contains("end")) {
-            const TraceFooter footer{text_member(line, "end"), optional_text(line, "message"), number_member(line, "events", ~u64{0}),
-                                     optional_text(line, "trace_hash")};
+            const TraceFooter footer{text_member(line, "end"), optional_text(line, "message"),
+                                     number_member(line, "events", ~u64{0}), optional_text(line, "trace_hash")};
             if (footer.events != events_)
                 throw BadLine{fmt::format("{} events were written, {} are here", footer.events, events_)};
             listener_.end(&footer);

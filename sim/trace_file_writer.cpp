@@ -29,7 +29,9 @@ void put_string(Buffer& out, std::string_view text) {
 }
 
 /// Text of the command line, which nobody promises to be UTF-8.
-void put_any(Buffer& out, std::string_view text) { put_string(out, is_utf8(text) ? std::string(text) : printable(text)); }
+void put_any(Buffer& out, std::string_view text) {
+    put_string(out, is_utf8(text) ? std::string(text) : printable(text));
+}
 
 char put_value(Buffer& out, const TraceEvent::Field& field) {
     const auto back = std::back_inserter(out);
@@ -75,8 +77,8 @@ void TraceFileWriter::begin(const TraceHeader& header) {
 
 void TraceFileWriter::event(const TraceEvent& event) {
     Buffer line;
-    fmt::format_to(std::back_inserter(line), R"({{"t":{},"g":{},"layer":"{}","name":)", event.time_ns, event.generation,
-                   layer_name(event.layer));
+    fmt::format_to(std::back_inserter(line), R"({{"t":{},"g":{},"layer":"{}","name":)", event.time_ns,
+                   event.generation, layer_name(event.layer));
     put_string(line, event.name);
     fmt::format_to(std::back_inserter(line), R"(,"ph":"{}","f":{{)", phase_letter(event.phase));
     std::string letters;
@@ -98,7 +100,8 @@ void TraceFileWriter::end(TraceFooter footer) {
         put(line, R"(,"message":)");
         put_any(line, footer.message);
     }
-    if (!footer.trace_hash.empty()) fmt::format_to(std::back_inserter(line), R"(,"trace_hash":"{}")", footer.trace_hash);
+    if (!footer.trace_hash.empty())
+        fmt::format_to(std::back_inserter(line), R"(,"trace_hash":"{}")", footer.trace_hash);
     put(line, "}\n");
     output_.write({line.data(), line.size()});
 }

@@ -24,7 +24,7 @@
 // pages are preserved already, and no tree may grow.
 //
 // Capacity of the LUO page: a property takes 20 bytes and, in the string block, its name with the zero. With names of 16
-// characters 104 subsystems fit beside `file-descriptors`.
+// characters 105 subsystems fit beside `file-descriptors`.
 #pragma once
 
 #include <string_view>

@@ -30,7 +30,7 @@ struct Bench {
         machine->trace.attached = machine->referee.attached = attached;
         machine->referee.kernel_boots(0, {.edition = "linux-6.16"});
         KexecRequest request;
-        request.cmdline = "kho=on kho_scratch=64M,64M,64M";
+        request.cmdline = "kho=on kho_scratch=64M,64M,2G";
         boot(firmware_boot(*machine, request));
     }
     void boot(BootParams params) {
@@ -78,8 +78,14 @@ void preserve_attached(benchmark::State& state) {
     preserve_in_order(state, true);
     bench::set_target_ns(state, 25);
 }
-BENCHMARK(preserve_detached)->Name("kho-v1 preserve in address order, detached")->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK(preserve_attached)->Name("kho-v1 preserve in address order, attached")->Iterations(1)->Unit(benchmark::kMillisecond);
+BENCHMARK(preserve_detached)
+    ->Name("kho-v1 preserve in address order, detached")
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(preserve_attached)
+    ->Name("kho-v1 preserve in address order, attached")
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
 
 void preserve_random(benchmark::State& state) {
     for (auto _ : state) {
@@ -96,7 +102,10 @@ void preserve_random(benchmark::State& state) {
     state.SetItemsProcessed(state.iterations() * static_cast<i64>(random_count));
     bench::set_target_ns(state, 40);
 }
-BENCHMARK(preserve_random)->Name("kho-v1 preserve at random over 256 GiB")->Iterations(1)->Unit(benchmark::kMillisecond);
+BENCHMARK(preserve_random)
+    ->Name("kho-v1 preserve at random over 256 GiB")
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
 
 /// The successor's walk over a map, with metadata and memblock.
 void reserve_in_successor(benchmark::State& state) {
@@ -117,7 +126,8 @@ void reserve_in_successor(benchmark::State& state) {
         state.ResumeTiming();
         bench->boot(params);  // all of a boot, of which the walk is the part that grows
         state.PauseTiming();
-        if (bench->kernel->pages.block(Pfn{0x100000}).meta.state != PageState::preserved) state.SkipWithError("not reserved");
+        if (bench->kernel->pages.block(Pfn{0x100000}).meta.state != PageState::preserved)
+            state.SkipWithError("not reserved");
         bench.reset();
         state.ResumeTiming();
     }

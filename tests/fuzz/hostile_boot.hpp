@@ -43,7 +43,8 @@ public:
     static std::vector<std::byte> root_with_memblock() {
         HostileBoot boot("linux-6.16");
         FdtWriter tree(boot.ram(), phys_range(hostile_root, page_bytes), "fuzz");
-        const int code = tree.create() | tree.begin_node("") | tree.property_text("compatible", abi::KHO_FDT_COMPATIBLE) |
+        const int code = tree.create() | tree.begin_node("") |
+                         tree.property_text("compatible", abi::KHO_FDT_COMPATIBLE) |
                          tree.property_u64(abi::PROP_PRESERVED_MEMORY_MAP, 0) | tree.begin_node("memblock") |
                          tree.property_u64(abi::PROP_SUB_FDT, hostile_root.raw + page_bytes) | tree.end_node() |
                          tree.end_node() | tree.finish();
@@ -64,8 +65,7 @@ public:
         } catch (const BadPhysAccess& access) {
             std::fprintf(stderr, "wild access: %s\n", access.what());
             std::abort();
-        } catch (const KernelPanic&) {
-        }
+        } catch (const KernelPanic&) {}
     }
 
 private:

@@ -28,7 +28,8 @@ constexpr u64 map_bytes_max = 32 * page_bytes;
 void write_root(PhysicalMemory& ram) {
     FdtWriter tree(ram, phys_range(hostile_root, page_bytes), "fuzz");
     const int code = tree.create() | tree.begin_node("") | tree.property_text("compatible", abi::KHO_FDT_COMPATIBLE) |
-                     tree.property_u64(abi::PROP_PRESERVED_MEMORY_MAP, hostile_map.raw) | tree.end_node() | tree.finish();
+                     tree.property_u64(abi::PROP_PRESERVED_MEMORY_MAP, hostile_map.raw) | tree.end_node() |
+                     tree.finish();
     INVARIANT(code == 0);
 }
 

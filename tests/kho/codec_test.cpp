@@ -9,7 +9,6 @@
 #include "tests/golden/worked_examples.hpp"
 #include "tests/kho/kho_world.hpp"
 
-
 namespace kexec_sim::kho {
 
 namespace {
@@ -26,7 +25,8 @@ bool is_example(PhysicalMemory& ram, u64 phys, const std::array<std::uint8_t, co
 
 struct Bare {
     explicit Bare(const std::string& profile, u64 bytes = 256 * MiB)
-        : world(profile, "kho=on kho_scratch=8M,8M,8M", {bytes}), edition(edition_for_profile(profile)),
+        : world(profile, "kho=on kho_scratch=8M,8M,8M", {bytes}),
+          edition(edition_for_profile(profile)),
           tracking(world.kernel(), edition, no_scratch) {}
     /// Everything that a successor would reserve, as (pfn, order).
     std::set<std::pair<u64, unsigned>> decoded(const SerializedMap& map) {
@@ -47,7 +47,12 @@ struct Bare {
 }  // namespace
 
 TEST_CASE("a folio sets the bit that the specification says") {
-    struct Case { std::string profile; u64 phys; unsigned order; u64 index, bit; };
+    struct Case {
+        std::string profile;
+        u64 phys;
+        unsigned order;
+        u64 index, bit;
+    };
     const Case c = GENERATE(Case{"linux-6.16", 0x12345000, 0, 18, 837}, Case{"linux-6.18", 0x12345000, 0, 2, 9029},
                             Case{"linux-6.16", 0x40000000, 9, 0, 512}, Case{"linux-6.18", 0x40000000, 9, 0, 512});
     Bare bare(c.profile);
@@ -188,8 +193,9 @@ TEST_CASE("a range that cannot be tracked to its end leaves nothing set") {
 TEST_CASE("a run of pages sets the same bits as page by page") {
     const std::string profile = GENERATE("linux-6.16", "linux-6.18");
     Bare bulk(profile);
-    const PfnRange run = GENERATE(PfnRange{Pfn{4090}, Pfn{4097}}, PfnRange{Pfn{1}, Pfn{2}}, PfnRange{Pfn{63}, Pfn{64}},
-                                  PfnRange{Pfn{64}, Pfn{128}}, PfnRange{Pfn{5}, Pfn{33000}});
+    const PfnRange run =
+        GENERATE(PfnRange{Pfn{4090}, Pfn{4097}}, PfnRange{Pfn{1}, Pfn{2}}, PfnRange{Pfn{63}, Pfn{64}},
+                 PfnRange{Pfn{64}, Pfn{128}}, PfnRange{Pfn{5}, Pfn{33000}});
     REQUIRE(bulk.tracking.set(run.begin, Order{0}));  // once set, counted once
     CHECK(bulk.tracking.set_pages(run).done == run.pages());
     CHECK(bulk.tracking.blocks() == run.pages());
@@ -282,9 +288,9 @@ TEST_CASE("the worked example of setup_data comes out byte for byte") {
 
 TEST_CASE("the worked example of a vmalloc descriptor and its chunk comes out byte for byte") {
     KhoWorld world("linux-6.18");
-    const auto area = world.kernel().vmalloc.map({PhysAddr{0x2001000}.pfn(), PhysAddr{0x2005000}.pfn(),
-                                                  PhysAddr{0x2002000}.pfn()},
-                                                 Order{0}, 3 * page_bytes, "bench");
+    const auto area =
+        world.kernel().vmalloc.map({PhysAddr{0x2001000}.pfn(), PhysAddr{0x2005000}.pfn(), PhysAddr{0x2002000}.pfn()},
+                                   Order{0}, 3 * page_bytes, "bench");
     REQUIRE(area);
     const auto descriptor = world.kho().preserve_vmalloc(**area, "bench");
     REQUIRE(descriptor);
@@ -327,13 +333,17 @@ TEST_CASE("a tree that is not there, too short or hostile is an error and never 
     CHECK(tree->properties(FdtReader::root).size() == 2);
     // Every single bit flipped: reading ends.
     for (u64 bit = 0; bit < worked_examples::root_tree.size() * 8; ++bit) {
-        apply_corruption(ram, page.phys(), {.kind = FaultKind::flip, .offset = bit / 8, .bit = bit % 8, .old_text = {}, .new_text = {}});
+        apply_corruption(
+            ram, page.phys(),
+            {.kind = FaultKind::flip, .offset = bit / 8, .bit = bit % 8, .old_text = {}, .new_text = {}});
         if (const auto broken = FdtReader::open(ram, page.pfn.phys()))
             for (int at = broken->first_subnode(FdtReader::root); at >= 0; at = broken->next_subnode(at)) {
                 static_cast<void>(broken->node_name(at));
                 static_cast<void>(broken->properties(at));
             }
-        apply_corruption(ram, page.phys(), {.kind = FaultKind::flip, .offset = bit / 8, .bit = bit % 8, .old_text = {}, .new_text = {}});
+        apply_corruption(
+            ram, page.phys(),
+            {.kind = FaultKind::flip, .offset = bit / 8, .bit = bit % 8, .old_text = {}, .new_text = {}});
     }
     CHECK(is_example(ram, page.pfn.phys().raw, worked_examples::root_tree));
 }

@@ -30,11 +30,15 @@ TEST_CASE("a reserve_mem area is revived at its address with its content") {
 }
 
 TEST_CASE("a reserve_mem entry that changed gets fresh memory, and a line says why") {
-    struct Case { std::string cmdline, line, finding; };
-    const Case c = GENERATE(
-        Case{"reserve_mem=2M:4K:trace", "KHO reserve-mem 'trace' has wrong size (0x100000 != 0x200000)", "loss.reported"},
-        Case{"reserve_mem=1M:128M:trace", "KHO reserve-mem 'trace' has wrong alignment (0x8000000, 0x", "loss.reported"},
-        Case{"reserve_mem=1M:4K:other", "FDT 'memblock' has no child 'other': -1", "loss.silent"});
+    struct Case {
+        std::string cmdline, line, finding;
+    };
+    const Case c =
+        GENERATE(Case{"reserve_mem=2M:4K:trace", "KHO reserve-mem 'trace' has wrong size (0x100000 != 0x200000)",
+                      "loss.reported"},
+                 Case{"reserve_mem=1M:128M:trace", "KHO reserve-mem 'trace' has wrong alignment (0x8000000, 0x",
+                      "loss.reported"},
+                 Case{"reserve_mem=1M:4K:other", "FDT 'memblock' has no child 'other': -1", "loss.silent"});
     KhoWorld world("linux-6.16", "kho=on kho_scratch=64M,64M,64M reserve_mem=1M:4K:trace", {768 * MiB});
     const PhysRange before = world.kernel().reserve_mem.find("trace")->range;
     REQUIRE(world.kho().finalize());
@@ -50,15 +54,17 @@ TEST_CASE("a reserve_mem entry that changed gets fresh memory, and a line says w
 }
 
 TEST_CASE("a damaged memblock tree is refused with the line of the check that failed") {
-    struct Case { std::string fault, line; };
-    const Case c = GENERATE(Case{"handover.fdt[memblock]#1=replace(memblock-v1,memblock-v2)",
-                                 "FDT 'memblock' is incompatible with 'memblock-v1': 1"},
-                            Case{"handover.fdt[memblock]#1=replace(reserve-mem-v1,reserve-mem-v9)",
-                                 "Node 'trace' is incompatible with 'reserve-mem-v1': 1"},
-                            Case{"handover.fdt[memblock]#1=zero(0,4)",
-                                 "FDT 'memblock' is incompatible with 'memblock-v1': -9"},
-                            Case{"handover.fdt[memblock]#1=flip(142,0)", "KHO reserve-mem 'trace' has wrong alignment"},
-                            Case{"handover.fdt[memblock]#1=flip(145,0)", "KHO reserve-mem 'trace' lies outside of memory"});
+    struct Case {
+        std::string fault, line;
+    };
+    const Case c =
+        GENERATE(Case{"handover.fdt[memblock]#1=replace(memblock-v1,memblock-v2)",
+                      "FDT 'memblock' is incompatible with 'memblock-v1': 1"},
+                 Case{"handover.fdt[memblock]#1=replace(reserve-mem-v1,reserve-mem-v9)",
+                      "Node 'trace' is incompatible with 'reserve-mem-v1': 1"},
+                 Case{"handover.fdt[memblock]#1=zero(0,4)", "FDT 'memblock' is incompatible with 'memblock-v1': -9"},
+                 Case{"handover.fdt[memblock]#1=flip(142,0)", "KHO reserve-mem 'trace' has wrong alignment"},
+                 Case{"handover.fdt[memblock]#1=flip(145,0)", "KHO reserve-mem 'trace' lies outside of memory"});
     INFO(c.fault);
     KhoWorld world("linux-6.16", "kho=on reserve_mem=64K:64K:trace");
     REQUIRE(world.kho().finalize());
@@ -135,9 +141,9 @@ TEST_CASE("a huge vmalloc area keeps its order") {
 }
 
 TEST_CASE("a vmalloc area that cannot be preserved leaves nothing behind") {
-    const std::string fault = GENERATE("mm.folio_alloc[kho.vmalloc_chunk]#1=fail(ENOMEM)",
-                                       "mm.folio_alloc[kho.vmalloc_chunk]#2=fail(ENOMEM)",
-                                       "mm.folio_alloc[kho.bitmap]#1=fail(ENOMEM)");
+    const std::string fault =
+        GENERATE("mm.folio_alloc[kho.vmalloc_chunk]#1=fail(ENOMEM)",
+                 "mm.folio_alloc[kho.vmalloc_chunk]#2=fail(ENOMEM)", "mm.folio_alloc[kho.bitmap]#1=fail(ENOMEM)");
     KhoWorld world("linux-6.18");
     const VmallocArea area = **world.kernel().vmalloc.alloc(600 * page_bytes, "bench", FrameClass::bench);
     const u64 free_frames = world.kernel().pages.free_frames();
@@ -201,8 +207,8 @@ TEST_CASE("restore_pages gives single pages and needs every piece to be a preser
 TEST_CASE("a run of folios is restored as one by one, up to the first failure") {
     const std::string profile = GENERATE("linux-6.18", "luo-v3");
     KhoWorld world(profile);
-    const auto runs = world.kernel().pages.alloc_pages(
-        {.order = Order{0}, .site = "bench", .frame_class = FrameClass::bench}, 50);
+    const auto runs =
+        world.kernel().pages.alloc_pages({.order = Order{0}, .site = "bench", .frame_class = FrameClass::bench}, 50);
     REQUIRE(runs->size() == 1);
     const PfnRange run = runs->front();
     REQUIRE(world.kho().preserve_folios(run, "memfd-v1", false));

@@ -40,9 +40,12 @@ TEST_CASE("notifiers run by priority, equals in order of registration") {
 }
 
 TEST_CASE("a notifier that returns BAD makes finalize EPERM, and all see the abort") {
-    struct Case { NotifyResult answer; Errno error; };
-    const Case c = GENERATE(Case{NotifyResult::bad(), Errno::eperm},
-                            Case{NotifyResult{true, Errno::enospc}, Errno::enospc});
+    struct Case {
+        NotifyResult answer;
+        Errno error;
+    };
+    const Case c =
+        GENERATE(Case{NotifyResult::bad(), Errno::eperm}, Case{NotifyResult{true, Errno::enospc}, Errno::enospc});
     KhoWorld world("linux-6.16");
     std::string calls;
     REQUIRE(world.kho().register_notifier(1, [&](NotifierAction action) {
@@ -125,7 +128,8 @@ TEST_CASE("109 sub-trees of 7 characters fit into the root tree, the next is no 
     KhoWorld world(profile);
     const Folio tree = consumer_tree(world);
     const auto add_all = [&]() -> Result<> {
-        for (unsigned i = 0; i < count; ++i) TRY(world.kho().add_subtree(fmt::format("sub{:04}", i), tree.pfn.phys()));
+        for (unsigned i = 0; i < count; ++i)
+            TRY(world.kho().add_subtree(fmt::format("sub{:04}", i), tree.pfn.phys()));
         return {};
     };
     if (profile == "linux-6.16")

@@ -114,15 +114,17 @@ TEST_CASE("a root tree without a map: nothing is reserved, sub-trees are still f
 }
 
 TEST_CASE("a damaged map ends the walk with a line that says where") {
-    struct Case { std::string fault, line; };
-    const Case c = GENERATE(
-        Case{"handover.map[chunk:0]#1=flip(8,6)", "KHO: handover map: order 64 in the chunk at 0x"},
-        Case{"handover.map[chunk:0]#1=flip(13,0)", "KHO: handover map: 257 elements in the chunk at 0x"},
-        Case{"handover.map[chunk:0]#1=flip(0,3)", "KHO: handover map: misaligned chunk at 0x"},
-        Case{"handover.map[chunk:0]#1=flip(5,0)", "KHO: handover map: chunk outside of memory at 0x"},
-        Case{"handover.map[chunk:0]#1=flip(29,0)", "outside of memory, named at 0x"},
-        Case{"handover.map[chunk:0]#1=flip(16,3)", "KHO: handover map: misaligned start 0x"},
-        Case{"handover.map[chunk:0]#1=flip(21,0)", "KHO: handover map: block of order 0 outside of memory"});
+    struct Case {
+        std::string fault, line;
+    };
+    const Case c =
+        GENERATE(Case{"handover.map[chunk:0]#1=flip(8,6)", "KHO: handover map: order 64 in the chunk at 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(13,0)", "KHO: handover map: 257 elements in the chunk at 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(0,3)", "KHO: handover map: misaligned chunk at 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(5,0)", "KHO: handover map: chunk outside of memory at 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(29,0)", "outside of memory, named at 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(16,3)", "KHO: handover map: misaligned start 0x"},
+                 Case{"handover.map[chunk:0]#1=flip(21,0)", "KHO: handover map: block of order 0 outside of memory"});
     INFO(c.fault);
     Ready world;
     world.plan(c.fault);

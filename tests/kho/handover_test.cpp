@@ -49,7 +49,10 @@ TEST_CASE("after finalize nothing can be preserved until an abort") {
 }
 
 TEST_CASE("an abort forgets what was preserved in mainline and keeps it in the LUO series") {
-    struct Case { std::string profile; u64 folios; };
+    struct Case {
+        std::string profile;
+        u64 folios;
+    };
     const auto [profile, folios] = GENERATE(Case{"linux-6.16", 1}, Case{"linux-6.18", 1}, Case{"luo-v3", 3});
     KhoWorld world(profile);
     REQUIRE(world.kho().preserve_folio(world.alloc(), "bench"));
@@ -64,11 +67,13 @@ TEST_CASE("an abort forgets what was preserved in mainline and keeps it in the L
 }
 
 TEST_CASE("functions that an edition does not export answer EOPNOTSUPP") {
-    struct Case { std::string profile; bool phys, pages, vmalloc, unpreserve, notifiers; };
-    const Case c = GENERATE(Case{"linux-6.16", true, false, false, false, true},
-                            Case{"linux-6.18", false, true, true, false, true},
-                            Case{"luo-v2", true, false, false, true, false},
-                            Case{"luo-v3", true, false, false, true, false});
+    struct Case {
+        std::string profile;
+        bool phys, pages, vmalloc, unpreserve, notifiers;
+    };
+    const Case c = GENERATE(
+        Case{"linux-6.16", true, false, false, false, true}, Case{"linux-6.18", false, true, true, false, true},
+        Case{"luo-v2", true, false, false, true, false}, Case{"luo-v3", true, false, false, true, false});
     KhoWorld world(c.profile);
     Kho& kho = world.kho();
     const auto offered = [](const auto& result) { return result.has_value() || result.error() != Errno::eopnotsupp; };

@@ -71,10 +71,11 @@ struct KhoWorld {
     }
 
     Folio alloc(unsigned order = 0, u64 fill = 0) {
-        const auto folio = kernel_->pages.alloc_folio(
-            {.order = Order{order}, .site = "bench", .frame_class = FrameClass::bench});
+        const auto folio =
+            kernel_->pages.alloc_folio({.order = Order{order}, .site = "bench", .frame_class = FrameClass::bench});
         INVARIANT(folio.has_value());
-        for (u64 at = 0; fill && at < folio->order.bytes(); at += 8) machine->ram.write(folio->phys().begin + at, fill + at);
+        for (u64 at = 0; fill && at < folio->order.bytes(); at += 8)
+            machine->ram.write(folio->phys().begin + at, fill + at);
         return *folio;
     }
     bool filled(Folio folio, u64 fill) const {
@@ -119,7 +120,8 @@ struct KhoWorld {
 private:
     void boot(BootParams boot_params, const Prepare& before_boot) {
         const Edition& edition = edition_for_profile(profile);
-        machine->referee.kernel_boots(machine->generation, {.edition = profile, .restores_blindly = !edition.page_magic});
+        machine->referee.kernel_boots(machine->generation,
+                                      {.edition = profile, .restores_blindly = !edition.page_magic});
         KernelConfig config;
         config.profile = profile;
         kernel_ = std::make_unique<Kernel>(*machine, config, std::move(boot_params));

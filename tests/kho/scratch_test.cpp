@@ -6,15 +6,18 @@
 namespace kexec_sim::kho {
 
 TEST_CASE("kho_scratch= is parsed as each edition does") {
-    struct Case { std::string value; bool in_616, in_618; };
-    const Case c = GENERATE(Case{"200%", true, true}, Case{"0%", true, true}, Case{"4294967295%", true, true},
-                            Case{"4294967296%", false, false}, Case{"12345678901%", false, false},
-                            Case{"%", false, false}, Case{"1x%", false, false}, Case{"", false, false},
-                            Case{"16M,512M,256M", true, true}, Case{"16M,0,64M", false, true},
-                            Case{"0,0,64M", false, true}, Case{"0,0,0", false, false},
-                            Case{"16M,512M,256Mx", true, false}, Case{"16M,512M,256M,1M", true, false},
-                            Case{"16M,512M", false, false}, Case{"16M", false, false}, Case{",1M,1M", false, false},
-                            Case{"16M 512M 1M", false, false}, Case{"M,1M,1M", false, false});
+    struct Case {
+        std::string value;
+        bool in_616, in_618;
+    };
+    const Case c =
+        GENERATE(Case{"200%", true, true}, Case{"0%", true, true}, Case{"4294967295%", true, true},
+                 Case{"4294967296%", false, false}, Case{"12345678901%", false, false}, Case{"%", false, false},
+                 Case{"1x%", false, false}, Case{"", false, false}, Case{"16M,512M,256M", true, true},
+                 Case{"16M,0,64M", false, true}, Case{"0,0,64M", false, true}, Case{"0,0,0", false, false},
+                 Case{"16M,512M,256Mx", true, false}, Case{"16M,512M,256M,1M", true, false},
+                 Case{"16M,512M", false, false}, Case{"16M", false, false}, Case{",1M,1M", false, false},
+                 Case{"16M 512M 1M", false, false}, Case{"M,1M,1M", false, false});
     INFO(c.value);
     const KhoWorld world("linux-6.16", "");
     const auto accepted = [&](const char* profile, ScratchParams& params) {
@@ -30,14 +33,17 @@ TEST_CASE("kho_scratch= is parsed as each edition does") {
 }
 
 TEST_CASE("the parameter says what it understood, and a malformed one is reported by the kernel") {
-    struct Case { std::string profile, cmdline, line; };
-    const Case c = GENERATE(
-        Case{"linux-6.16", "kho=on kho_scratch=150%", "KHO: scratch scale is 150%"},
-        Case{"linux-6.16", "kho=on kho_scratch=16M,32M,8M",
-             "KHO: scratch areas: lowmem: 16MiB global: 32MiB pernode: 8MiB"},
-        Case{"linux-6.16", "kho=on kho_scratch=16M,0,64M", "Malformed early option 'kho_scratch'"},
-        Case{"linux-6.18", "kho=on kho_scratch=16M,0,64M", "scratch areas: lowmem: 16MiB global: 0MiB pernode: 64MiB"},
-        Case{"linux-6.16", "kho=on kho=maybe", "Malformed early option 'kho'"});
+    struct Case {
+        std::string profile, cmdline, line;
+    };
+    const Case c =
+        GENERATE(Case{"linux-6.16", "kho=on kho_scratch=150%", "KHO: scratch scale is 150%"},
+                 Case{"linux-6.16", "kho=on kho_scratch=16M,32M,8M",
+                      "KHO: scratch areas: lowmem: 16MiB global: 32MiB pernode: 8MiB"},
+                 Case{"linux-6.16", "kho=on kho_scratch=16M,0,64M", "Malformed early option 'kho_scratch'"},
+                 Case{"linux-6.18", "kho=on kho_scratch=16M,0,64M",
+                      "scratch areas: lowmem: 16MiB global: 0MiB pernode: 64MiB"},
+                 Case{"linux-6.16", "kho=on kho=maybe", "Malformed early option 'kho'"});
     KhoWorld world(c.profile, c.cmdline);
     CHECK(world.logged(c.line));
     CHECK(world.kho().enabled());
@@ -58,8 +64,11 @@ TEST_CASE("the worked example of sizing") {
     Kernel kernel(*machine, {}, {});
     for (const NodeRange& node : machine->nodes) kernel.memblock.add(node.range, node.nid);
     const auto reserve = [&](u64 bytes, Nid nid, bool low) {
-        REQUIRE(kernel.memblock.alloc({.bytes = bytes, .max = PhysAddr{low ? 4 * GiB : ~u64{0}}, .nid = nid,
-                                       .exact_nid = true, .site = "test"}));
+        REQUIRE(kernel.memblock.alloc({.bytes = bytes,
+                                       .max = PhysAddr{low ? 4 * GiB : ~u64{0}},
+                                       .nid = nid,
+                                       .exact_nid = true,
+                                       .site = "test"}));
     };
     reserve(70 * MiB, Nid{0}, true);
     reserve(80 * MiB, Nid{0}, false);

@@ -126,14 +126,14 @@ TEST_CASE("a damaged tree is an errno, never a crash, and nothing that was resto
         u32 value;
         Errno wanted;
     };
-    // The layout of the worked example: the length of `folios` at 0x7c, its first element at 0x84.
+    // The layout of the worked example: lengths at 0x44, 0x58 and 0x6c, the folios from 0x74 on.
     const Case cases[] = {
         {"no tree", 0x00, 0, Errno::einval},
-        {"folios of an odd length", 0x7c, 0x1f00'0000, Errno::einval},
-        {"pos of 4 bytes", 0x48, 0x0400'0000, Errno::einval},
-        {"size of 4 bytes", 0x60, 0x0400'0000, Errno::einval},
-        {"a page outside RAM", 0x88, 0x00ff'0000, Errno::einval},
-        {"two pages at one index", 0x9c, 0, Errno::enoent},
+        {"folios of an odd length", 0x6c, 0x1f00'0000, Errno::einval},
+        {"pos of 4 bytes", 0x44, 0x0400'0000, Errno::einval},
+        {"size of 4 bytes", 0x58, 0x0400'0000, Errno::einval},
+        {"a page outside RAM", 0x88, 0x00ff'0000, Errno::enoent},
+        {"two pages at one index", 0x8c, 0, Errno::enoent},
     };
     for (const Case& entry : cases) {
         INFO(entry.what);
@@ -158,7 +158,7 @@ TEST_CASE("a damaged tree is an errno, never a crash, and nothing that was resto
 
 TEST_CASE("a handle that names no memory is ENOENT, and discarding it is harmless") {
     LuoWorld world;
-    for (const u64 data : {u64{0x123}, u64{1} << 52, ~u64{0}}) {
+    for (const u64 data : {u64{1} << 40, u64{1} << 52, ~u64{0}}) {
         CHECK(world.running->memfd.retrieve(data).error() == Errno::enoent);
         CHECK_NOTHROW(world.running->memfd.finish(nullptr, data, false));
     }

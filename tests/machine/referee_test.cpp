@@ -465,7 +465,7 @@ TEST_CASE("a finding after a corrupting fault is by fault, one after an operatio
         const PlannedFault fault =
             *parse_fault(corrupting ? "handover.fdt#1=flip(0,0)" : "handover.fdt#1=fail(ENOMEM)");
         world.machine.faults.set_plan(std::span(&fault, 1));
-        (void)world.machine.faults.visit(FaultPoint::handover_fdt);
+        (void)world.machine.faults.visit(FaultPoint::handover_fdt, "root");
         world.referee.wild_access(1, "chunk");
         REQUIRE(world.only().by_fault == corrupting);
     }

@@ -113,7 +113,8 @@ TEST_CASE("what was held back is written when a run is cut short") {
 TEST_CASE("text out of handed-over memory cannot steer the terminal") {
     std::vector<TraceEvent> events = small_update();
     events.insert(events.begin() + 3,
-                  make_event(0, 0, Layer::kernel, "kernel.log", {{"level", u32{4}}, {"text", std::string_view("bad \x1b[2J\xff\0 node", 15)}}));
+                  make_event(0, 0, Layer::kernel, "kernel.log",
+                             {{"level", u32{4}}, {"text", std::string_view("bad \x1b[2J\xff\0 node", 15)}}));
     const std::string text = narrate(events);
     CHECK(text.find('\x1b') == std::string::npos);
     CHECK(text.find("bad \\x1b[2J\\xff\\x00 node") != std::string::npos);
@@ -123,8 +124,10 @@ TEST_CASE("colour takes no columns") {
     const std::string plain = narrate(small_update()), colored = narrate(small_update(), {.color = true});
     std::string stripped;
     for (std::size_t at = 0; at < colored.size(); ++at) {
-        if (colored[at] == '\x1b') at = colored.find('m', at);
-        else stripped += colored[at];
+        if (colored[at] == '\x1b')
+            at = colored.find('m', at);
+        else
+            stripped += colored[at];
     }
     CHECK(stripped == plain);
     CHECK(colored != plain);

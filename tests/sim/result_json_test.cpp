@@ -52,23 +52,31 @@ TEST_CASE("the result has the members of the contract, in its order") {
     const Json& run = list[0];
     std::vector<std::string> keys;
     for (const auto& [key, value] : run.items()) keys.push_back(key);
-    CHECK(keys == std::vector<std::string>{"format", "scenario", "file", "seed", "outcome", "virtual_ns", "blackouts_ns", "blackout_ns",
-                                           "generations", "steps", "faults", "findings", "counters", "trace_hash", "ram_hash"});
+    CHECK(keys == std::vector<std::string>{"format", "scenario", "file", "seed", "outcome", "virtual_ns",
+                                           "blackouts_ns", "blackout_ns", "generations", "steps", "faults",
+                                           "findings", "counters", "trace_hash", "ram_hash"});
     CHECK(run["format"] == "kexec-sim/result-1");
     CHECK(run["outcome"] == "pass");
     CHECK(run["blackout_ns"] == 41'000'000);
-    CHECK(run["generations"][0] == Json::parse(R"({"index":0,"profile":"luo-v3","release":"6.16.0","end":"kexec"})"));
-    CHECK(run["steps"][0] == Json::parse(R"({"index":0,"line":14,"name":"memfd.create","result":"ok","expected":"ok",
-                                             "outcome":"pass","virtual_ns":1000,"generation":0})"));
+    CHECK(run["generations"][0] ==
+          Json::parse(R"json({"index":0,"profile":"luo-v3","release":"6.16.0","end":"kexec"})json"));
+    CHECK(run["steps"][0] ==
+          Json::parse(R"json({"index":0,"line":14,"name":"memfd.create","result":"ok","expected":"ok",
+                                             "outcome":"pass","virtual_ns":1000,"generation":0})json"));
     CHECK(run["steps"][1]["outcome"] == "skipped");
     CHECK(run["steps"][1]["result"].is_null());
-    CHECK(run["faults"][0] == Json::parse(R"({"plan":"kho.preserve#1=fail(ENOMEM)","visits":3,"fired":true})"));
-    CHECK(run["findings"][0] ==
-          Json::parse(R"({"invariant":"frame.intact","severity":"corruption","class":"by-fault","generation":1,"virtual_ns":5,
-                          "message":"changed","frames":["0x1f400","0x1f401"],"frame_count":2,"resource":"file 0x1"})"));
-    CHECK(run["counters"] ==
-          Json::parse(R"({"kho.preserved_folios":512,"kho.preserved_bytes":2097152,"kho.overhead_pages":4,"kho.map_pages":3,
-                          "luo.files":1,"dma.completions":0,"dma.dry_ns":0,"mm.frames_in_use":812})"));
+    CHECK(run["faults"][0] ==
+          Json::parse(R"json({"plan":"kho.preserve#1=fail(ENOMEM)","visits":3,"fired":true})json"));
+    CHECK(
+        run["findings"][0] ==
+        Json::parse(
+            R"json({"invariant":"frame.intact","severity":"corruption","class":"by-fault","generation":1,"virtual_ns":5,
+                          "message":"changed","frames":["0x1f400","0x1f401"],"frame_count":2,"resource":"file 0x1"})json"));
+    CHECK(
+        run["counters"] ==
+        Json::parse(
+            R"json({"kho.preserved_folios":512,"kho.preserved_bytes":2097152,"kho.overhead_pages":4,"kho.map_pages":3,
+                          "luo.files":1,"dma.completions":0,"dma.dry_ns":0,"mm.frames_in_use":812})json"));
 }
 
 TEST_CASE("without a kexec there is no blackout") {

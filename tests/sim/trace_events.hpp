@@ -26,19 +26,29 @@ inline TraceEvent make_event(u64 time_ns, Generation generation, Layer layer, st
 /// A live update as the layers report it: two kernels, one subsystem, one file.
 inline std::vector<TraceEvent> small_update(std::string_view outcome = "pass") {
     const u64 ms = 1'000'000;
-    const auto step = [](u64 time_ns, Generation generation, u32 index, std::string_view text, std::string_view expected = "ok") {
+    const auto step = [](u64 time_ns, Generation generation, u32 index, std::string_view text,
+                         std::string_view expected = "ok") {
         return make_event(time_ns, generation, Layer::sim, "step",
-                          {{"index", index}, {"line", i64{index} + 10}, {"text", text}, {"expected", expected}, {"note", "a reason"}},
+                          {{"index", index},
+                           {"line", i64{index} + 10},
+                           {"text", text},
+                           {"expected", expected},
+                           {"note", "a reason"}},
                           Phase::begin);
     };
     const auto step_end = [](u64 time_ns, Generation generation, u32 index, std::string_view result = "ok",
                              std::string_view step_outcome = "pass") {
         return make_event(time_ns, generation, Layer::sim, "step",
-                          {{"index", index}, {"result", result}, {"detail", ""}, {"outcome", step_outcome}}, Phase::end);
+                          {{"index", index}, {"result", result}, {"detail", ""}, {"outcome", step_outcome}},
+                          Phase::end);
     };
     std::vector<TraceEvent> events{
         make_event(0, 0, Layer::sim, "run.begin",
-                   {{"scenario", "small"}, {"summary", "A file survives."}, {"seed", u64{1}}, {"memory", GiB}, {"nodes", u64{1}}}),
+                   {{"scenario", "small"},
+                    {"summary", "A file survives."},
+                    {"seed", u64{1}},
+                    {"memory", GiB},
+                    {"nodes", u64{1}}}),
         make_event(0, 0, Layer::sim, "generation", {{"index", u32{0}}, {"profile", "luo-v3"}, {"release", "6.16.0"}}),
         make_event(0, 0, Layer::kernel, "kernel.boot", {{"profile", "luo-v3"}, {"release", "6.16.0"}}),
         make_event(0, 0, Layer::kernel, "kernel.log", {{"level", u32{6}}, {"text", "Linux version 6.16.0"}}),
@@ -46,13 +56,17 @@ inline std::vector<TraceEvent> small_update(std::string_view outcome = "pass") {
         step(27 * ms, 0, 0, "luo.preserve: {fd: guest, token: 0x1001}"),
         step_end(27 * ms + 1000, 0, 0),
         step(27 * ms + 1000, 0, 1, "luo.prepare"),
-        make_event(27 * ms + 2000, 0, Layer::luo, "luo.subsystem.prepare", {{"subsystem", "iommu"}, hex_field("data", 0)}, Phase::begin),
+        make_event(27 * ms + 2000, 0, Layer::luo, "luo.subsystem.prepare",
+                   {{"subsystem", "iommu"}, hex_field("data", 0)}, Phase::begin),
         make_event(27 * ms + 2000, 0, Layer::luo, "luo.subsystem.prepare",
                    {{"subsystem", "iommu"}, hex_field("data", 0), {"result", i32{0}}}, Phase::end),
     };
     for (u64 i = 0; i < 5; ++i)
         events.push_back(make_event(27 * ms + 2000, 0, Layer::kho, "kho.preserve",
-                                    {hex_field("phys", 0x10000000 + i * 0x400000), {"order", Order{9}}, {"count", u64{1}}, {"who", "memfd-v1"}}));
+                                    {hex_field("phys", 0x10000000 + i * 0x400000),
+                                     {"order", Order{9}},
+                                     {"count", u64{1}},
+                                     {"who", "memfd-v1"}}));
     const std::vector<TraceEvent> rest{
         make_event(27 * ms + 2000, 0, Layer::luo, "luo.state", {{"from", "normal"}, {"to", "prepared"}}),
         step_end(27 * ms + 2000, 0, 1),
@@ -64,8 +78,10 @@ inline std::vector<TraceEvent> small_update(std::string_view outcome = "pass") {
         make_event(35 * ms, 0, Layer::kernel, "kernel.relocation", {}),
         make_event(40 * ms, 0, Layer::machine, "kexec.jump", {{"handover", u64{1}}, {"entry", PhysAddr{0x1000}}}),
         make_event(40 * ms, 0, Layer::sim, "kernel.end", {{"how", "kexec"}}),
-        make_event(40 * ms, 1, Layer::sim, "generation", {{"index", u32{1}}, {"profile", "luo-v3"}, {"release", "6.17.0"}}),
-        make_event(40 * ms, 1, Layer::kernel, "kernel.log", {{"level", u32{6}}, {"text", "KHO: found kexec handover data"}}),
+        make_event(40 * ms, 1, Layer::sim, "generation",
+                   {{"index", u32{1}}, {"profile", "luo-v3"}, {"release", "6.17.0"}}),
+        make_event(40 * ms, 1, Layer::kernel, "kernel.log",
+                   {{"level", u32{6}}, {"text", "KHO: found kexec handover data"}}),
         make_event(67 * ms, 1, Layer::kernel, "kernel.user_space", {{"release", "6.17.0"}}),
         step_end(67 * ms, 1, 3),
     };
@@ -73,13 +89,21 @@ inline std::vector<TraceEvent> small_update(std::string_view outcome = "pass") {
     if (outcome == "fail") {
         const char* message = "guest was 0xaa at the jump, it is 0x00 at restore";
         events.push_back(make_event(68 * ms, 1, Layer::machine, "referee.finding",
-                                    {{"invariant", "frame.intact"}, {"message", message}, {"resource", "file 0x1001"},
-                                     {"frames", u64{2}}, hex_field("first_frame", 0x10400)}));
-        events.push_back(make_event(68 * ms, 1, Layer::sim, "run.failure", {{"text", std::string("finding frame.intact: ") + message}}));
+                                    {{"invariant", "frame.intact"},
+                                     {"message", message},
+                                     {"resource", "file 0x1001"},
+                                     {"frames", u64{2}},
+                                     hex_field("first_frame", 0x10400)}));
+        events.push_back(make_event(68 * ms, 1, Layer::sim, "run.failure",
+                                    {{"text", std::string("finding frame.intact: ") + message}}));
     }
     events.push_back(make_event(68 * ms, 1, Layer::sim, "run.end",
-                                {{"outcome", outcome}, {"blackout", 39 * ms}, {"folios", u64{5}}, {"bytes", 10 * MiB},
-                                 {"map_pages", u64{3}}, {"stopped", u64{0}}}));
+                                {{"outcome", outcome},
+                                 {"blackout", 39 * ms},
+                                 {"folios", u64{5}},
+                                 {"bytes", 10 * MiB},
+                                 {"map_pages", u64{3}},
+                                 {"stopped", u64{0}}}));
     return events;
 }
 

@@ -43,8 +43,10 @@ Read read(const std::string& text) {
     TraceListener listener{[&](const TraceHeader& header) { result.headers.push_back(header); },
                            [&](const TraceEvent& event) { result.events.push_back(event); },
                            [&](const TraceFooter* footer) {
-                               if (footer) result.footers.push_back(*footer);
-                               else ++result.cut_short;
+                               if (footer)
+                                   result.footers.push_back(*footer);
+                               else
+                                   ++result.cut_short;
                            }};
     try {
         read_trace_text(text, "t.jsonl", listener);
@@ -101,7 +103,9 @@ TEST_CASE("a file may hold the traces of several runs") {
 
 TEST_CASE("a bad trace file is an error with its line, and nothing of it is told") {
     const std::string good = written(small_update());
-    struct Case { std::string text, error; };
+    struct Case {
+        std::string text, error;
+    };
     const Case cases[] = {
         {"", "t.jsonl:1: error: the trace is empty"},
         {"hello\n", "t.jsonl:1: error: this is no line of a trace"},
@@ -110,7 +114,8 @@ TEST_CASE("a bad trace file is an error with its line, and nothing of it is told
         {replaced(good, "trace-1", "trace-9"), "t.jsonl:1: error: the format is 'kexec-sim/trace-9'"},
         {replaced(good, "\"layer\":\"kernel\"", "\"layer\":\"kernal\""), "t.jsonl:4: error: unknown layer 'kernal'"},
         {replaced(good, "\"ph\":\"i\"", "\"ph\":\"x\""), "t.jsonl:2: error: unknown phase 'x'"},
-        {replaced(good, "\"seed\":1", "\"seed\":\"1\""), "t.jsonl:2: error: field 'seed' does not fit its letter 'u'"},
+        {replaced(good, "\"seed\":1", "\"seed\":\"1\""),
+         "t.jsonl:2: error: field 'seed' does not fit its letter 'u'"},
         {replaced(good, "\"k\":\"ss", "\"k\":\"s"), "t.jsonl:2: error: 'k' must have one letter for each field"},
         {replaced(good, "{\"t\":0,", "{"), "t.jsonl:2: error: 't' is missing"},
         {replaced(good, "\"events\":", "\"events\":9"), "events were written"},
