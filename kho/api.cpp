@@ -39,20 +39,26 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
 // --- preserve -------------------------------------------------------------------------------------------------------------
 
 Result<> Kho::preserve_folio(Folio folio, std::string_view who, bool metadata) {
-    Machine& machine = state_->kernel.machine;
-    const auto result =
-        under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_block(folio); });
-    if (!result) [[unlikely]] {
-        tell_failure(machine, "kho.preserve_failed", folio.pfn.phys(), who, result);
-        return result;
-    }
+    // Most folios share a bitmap with the one before; nothing was remembered if anything could refuse this one.
+    Machine& machine = state_->machine;
+    const bool plain = !machine.faults.watches(FaultPoint::kho_preserve);
+    if (!plain || !state_->tracking.set_again(folio.pfn, folio.order)) [[unlikely]]
+        TRY(preserve_folio_slowly(folio, who));
     if (machine.referee.attached) machine.referee.kho_preserved({folio.frames(), folio.order, who, metadata});
     if (machine.trace.attached) machine.trace.range(Layer::kho, "kho.preserve", folio.pfn, folio.order, 1, who);
     return {};
 }
 
+Result<> Kho::preserve_folio_slowly(Folio folio, std::string_view who) {
+    Machine& machine = state_->machine;
+    const auto result =
+        under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_block(folio); });
+    if (!result) tell_failure(machine, "kho.preserve_failed", folio.pfn.phys(), who, result);
+    return result;
+}
+
 Result<> Kho::preserve_folios(PfnRange run, std::string_view who, bool metadata, u64* preserved) {
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     const Order order{0};
     u64 done = 0;
     Result<> result;
@@ -88,7 +94,7 @@ Result<> Kho::preserve_folios(PfnRange run, std::string_view who, bool metadata,
 
 Result<> Kho::preserve_phys(PhysAddr phys, u64 bytes, std::string_view who, bool metadata) {
     if (!state_->edition.preserve_phys) return not_exported();
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     const auto result = under_fault(machine.faults, FaultPoint::kho_preserve, who, [&]() -> Result<> {
         if (state_->finalized) return fail(Errno::ebusy);
         if (!phys.page_aligned()) return fail(Errno::einval);
@@ -107,7 +113,7 @@ Result<> Kho::preserve_phys(PhysAddr phys, u64 bytes, std::string_view who, bool
 
 Result<> Kho::preserve_pages(Pfn pfn, u64 count, std::string_view who, bool metadata) {
     if (!state_->edition.preserve_pages) return not_exported();
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     const PfnRange range = pfn_range(pfn, count);
     const auto result =
         under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_range(range); });
@@ -123,7 +129,7 @@ Result<> Kho::preserve_pages(Pfn pfn, u64 count, std::string_view who, bool meta
 
 Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::string_view who, bool metadata) {
     if (!state_->edition.vmalloc) return fail(Errno::eopnotsupp);
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     std::vector<Pfn> chunks;
     VmallocDescriptor descriptor;
     const auto result = under_fault(machine.faults, FaultPoint::kho_preserve, who, [&]() -> Result<> {
@@ -152,7 +158,7 @@ Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::st
 Result<> Kho::unpreserve_folio(Folio folio, std::string_view who) {
     if (!state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     state_->tracking.clear(folio.pfn, folio.order);
     machine.referee.kho_unpreserved(folio.frames(), who);
     machine.trace.range(Layer::kho, "kho.unpreserve", folio.pfn, folio.order, 1, who);
@@ -163,7 +169,7 @@ Result<> Kho::unpreserve_folios(PfnRange run, std::string_view who) {
     if (!state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
     if (run.empty()) return {};
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     state_->tracking.clear_pages(run);
     machine.referee.kho_unpreserved(run, who);
     machine.trace.range(Layer::kho, "kho.unpreserve", run.begin, Order{0}, run.pages(), who);
@@ -176,7 +182,7 @@ Result<> Kho::unpreserve_phys(PhysAddr phys, u64 bytes, std::string_view who) {
     if (!phys.page_aligned()) return fail(Errno::einval);
     if (bytes % page_bytes) return fail(Errno::einval);
     if (bytes == 0) return {};
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     const PfnRange range{phys.pfn(), (phys + bytes).pfn()};
     state_->tracking.clear_range(range);
     machine.referee.kho_unpreserved(range, who);
@@ -187,7 +193,7 @@ Result<> Kho::unpreserve_phys(PhysAddr phys, u64 bytes, std::string_view who) {
 // --- restore --------------------------------------------------------------------------------------------------------------
 
 Result<Folio> Kho::restore_folio(PhysAddr phys, std::string_view who, FrameClass frame_class) {
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     if (const auto fault = machine.faults.check(FaultPoint::kho_restore, who); !fault) {
         machine.referee.kho_restore_failed(phys.pfn(), who);
         return fail(fault.error());
@@ -221,7 +227,7 @@ Result<> Kho::restore_folios_run(PfnRange run, std::string_view who, FrameClass 
 
 Result<PfnRange> Kho::restore_pages(PhysAddr phys, u64 count, std::string_view who, FrameClass frame_class) {
     if (!state_->edition.preserve_pages) return fail(Errno::eopnotsupp);
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     if (const auto fault = machine.faults.check(FaultPoint::kho_restore, who); !fault) {
         machine.referee.kho_restore_failed(phys.pfn(), who);
         return fail(fault.error());
@@ -240,7 +246,7 @@ Result<const VmallocArea*> Kho::restore_vmalloc(const VmallocDescriptor& descrip
 
 Result<> Kho::add_subtree(const std::string& name, PhysAddr fdt) {
     State& state = *state_;
-    Machine& machine = state.kernel.machine;
+    Machine& machine = state.machine;
     if (state.edition.notifier_chain && !state.in_finalize_notification) return fail(Errno::einval);
     const auto result = under_fault(machine.faults, FaultPoint::kho_add_subtree, name, [&]() -> Result<> {
         if (state.edition.notifier_chain) TRY(state.write_subtree(name, fdt));
@@ -278,7 +284,7 @@ Result<PhysAddr> Kho::retrieve_subtree(const std::string& name) {
 // --- control --------------------------------------------------------------------------------------------------------------
 
 Result<> Kho::finalize() {
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     machine.trace.emit(Layer::kho, "kho.finalize", {}, Phase::begin);
     const auto result = state_->finalize();
     if (result) machine.referee.kho_finalized();
@@ -292,7 +298,7 @@ Result<> Kho::finalize() {
 }
 
 Result<> Kho::abort() {
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     machine.trace.emit(Layer::kho, "kho.abort", {}, Phase::begin);
     const auto result = state_->abort();
     if (result) machine.referee.kho_aborted(state_->edition.abort_forgets_tracking);

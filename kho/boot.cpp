@@ -130,7 +130,6 @@ std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, 
 
 void Kho::State::populate() {
     if (kernel.config.crash_kernel) enabled = false;
-    Machine& machine = kernel.machine;
     const auto& list = kernel.params.setup_data;
     const auto passed =
         std::ranges::find_if(list, [](const SetupData& entry) { return entry.type == SETUP_KEXEC_KHO; });
@@ -225,7 +224,6 @@ private:
 }  // namespace
 
 void Kho::State::memory_init() {
-    Machine& machine = kernel.machine;
     if (!in) {
         if (!enabled) return;
         const auto reserved = reserve_scratch(kernel, scratch_params);

@@ -84,6 +84,7 @@ Result<> Kho::State::finalize() {
         return result;
     }
     finalized = true;
+    tracking.remember_nothing();  // preserve_folio() looks at `finalized` only where nothing is remembered
     publish_outgoing();
     return {};
 }

@@ -105,7 +105,7 @@ void apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
 }
 
 void Kho::corrupt_handover(const BootParams& passed) {
-    Machine& machine = state_->kernel.machine;
+    Machine& machine = state_->machine;
     for (const SetupData& entry : passed.setup_data) {
         abi::kho_data data{};
         if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() < sizeof data) continue;

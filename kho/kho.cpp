@@ -41,8 +41,8 @@ Result<MapStatistics> Kho::map_statistics() const {
     return statistics;
 }
 
-u64 Kho::preserved_folios() const { return state_->tracking.blocks(); }
-u64 Kho::preserved_bytes() const { return state_->tracking.bytes(); }
+u64 Kho::preserved_folios() const { return state_->tracking.count().blocks; }
+u64 Kho::preserved_bytes() const { return state_->tracking.count().bytes; }
 u64 Kho::map_pages() const { return state_->map.chunks.size() + state_->tracking.bitmap_pages(); }
 PhysAddr Kho::root_tree() const { return state_->root; }
 PhysAddr Kho::incoming_root_tree() const { return state_->in ? state_->in->fdt : PhysAddr{}; }

@@ -165,6 +165,8 @@ public:
     State& state() { return *state_; }
 
 private:
+    Result<> preserve_folio_slowly(Folio folio, std::string_view who);
+
     std::unique_ptr<State> state_;
 };
 

@@ -133,7 +133,6 @@ Revival check_entry(const FdtReader& tree, const ReserveMem::Entry& entry) {
 }  // namespace
 
 std::optional<PhysRange> Kho::State::revive(const ReserveMem::Entry& entry) {
-    Machine& machine = kernel.machine;
     const auto refuse = [&](const std::string& line) -> std::optional<PhysRange> {
         kernel.log.warn("{}", line);
         machine.referee.reserve_mem_refused(entry.name, line);

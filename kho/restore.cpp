@@ -59,7 +59,6 @@ Result<Folio> Kho::State::restore_block(Pfn pfn, std::string_view who, FrameClas
 }
 
 Result<> Kho::State::restore_singles(PfnRange pages, std::string_view who, FrameClass frame_class, Pfn& next) {
-    Machine& machine = kernel.machine;
     const FaultInjector::Run visits = machine.faults.check_many(FaultPoint::kho_restore, who, pages.pages());
     const PfnRange good = pfn_range(pages.begin, visits.good);
     for (Pfn pfn = good.begin; pfn < good.end; pfn = pfn + 1) machine.referee.kho_restored({pfn, Order{0}}, who);

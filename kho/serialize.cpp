@@ -63,7 +63,7 @@ Result<SerializedMap> serialize_map(Kernel& kernel, const Edition& edition, cons
     MapWriter writer(kernel, edition, scratch);
     Result<> result;
     tracking.for_each([&](Order order, u64 index, const Tracking::Bitmap& bitmap) {
-        result = writer.add(order, index, bitmap.phys);
+        result = writer.add(order, index, bitmap.phys());
         return result.has_value();
     });
     if (!result) {

@@ -34,6 +34,7 @@ struct Kho::State {
 
     Kho& kho;
     Kernel& kernel;
+    Machine& machine;
     const Edition& edition;
 
     // --- boot (kho/boot.cpp) ---

@@ -23,40 +23,43 @@ Tracking::Tracking(Kernel& kernel, const Edition& edition, const std::vector<Phy
 // Bitmaps stay in RAM: the successor reads them after this kernel is gone.
 Tracking::~Tracking() = default;
 
+// Remembered is only what set_again() may take without a question: no write that a test leaves out, and in editions that refuse
+// scratch nothing whose bitmap reaches into it.
 void Tracking::remember(Order order, u64 index, u64* words) {
+    remember_nothing();
     last_order_ = order;
-    last_index_ = index;
     last_words_ = words;
-    last_bytes_shift_ = static_cast<u8>(order.raw + page_shift);
+    if (detail::abi_write_watched) return;
+    if (edition_.overlap_check) {
+        const PhysAddr begin{(index << bits_shift_) << (order.raw + page_shift)};
+        if (overlaps_scratch(scratch_, phys_range(begin, edition_.bits_per_bitmap() * order.bytes()))) return;
+    }
+    last_index_ = index;
 }
 
-Result<> Tracking::set_elsewhere(Pfn pfn, Order order) {
+Result<> Tracking::set(Pfn pfn, Order order) {
     const u64 block = pfn.raw >> order.raw, index = block >> bits_shift_;
-    const Bitmap* bitmap = find(order, index);
-    if (!bitmap) bitmap = TRY(find_or_create(order, index));
-    remember(order, index, bitmap->words);
-    set_bit(bitmap->words, block & bits_mask_);
+    Bitmap bitmap = find(order, index);
+    if (!bitmap.words) [[unlikely]]
+        bitmap = TRY(create(order, index));
+    remember(order, index, bitmap.words);
+    if (!abi_write_dropped("kho.bitmap.bit")) set_bit(bitmap.words, block & bits_mask_);
     return {};
 }
 
-Result<const Tracking::Bitmap*> Tracking::find_or_create(Order order, u64 index) {
+Result<Tracking::Bitmap> Tracking::create(Order order, u64 index) {
     FaultInjector& faults = kernel_.machine.faults;
-    auto& orders = orders_[order.raw];
-    if (!orders) {
+    OrderIndex& bitmaps = orders_[order.raw];
+    if (!bitmaps.used()) {
         TRY(faults.check(FaultPoint::kho_track, "order"));
-        orders = std::make_unique<OrderIndex>();
         const u64 blocks = (kernel_.machine.ram.bytes_max() >> page_shift) >> order.raw;
-        orders->leaves.resize((blocks >> bits_shift_) / leaf_bitmaps + 1);
+        bitmaps.in_ram.resize((blocks >> bits_shift_) + 1);
     }
     TRY(faults.check(FaultPoint::kho_track, "bitmap"));
     const Bitmap fresh = TRY(new_bitmap());
     ++bitmaps_;
-    const u64 leaf = index / leaf_bitmaps;
-    if (leaf >= orders->leaves.size()) return &(orders->beyond_ram[index] = fresh);
-    if (!orders->leaves[leaf]) orders->leaves[leaf] = std::make_unique<Leaf>();
-    Bitmap& slot = (*orders->leaves[leaf])[index % leaf_bitmaps];
-    slot = fresh;
-    return &slot;
+    (index < bitmaps.in_ram.size() ? bitmaps.in_ram[index] : bitmaps.beyond_ram[index]) = fresh;
+    return fresh;
 }
 
 Result<Tracking::Bitmap> Tracking::new_bitmap() {
@@ -75,28 +78,26 @@ Result<Tracking::Bitmap> Tracking::new_bitmap() {
     }
     // Frames are handed out zeroed; from here on the bitmap is changed through the host pointer.
     std::byte* host = kernel_.machine.ram.writable(phys_range(phys, edition_.bitmap_bytes));
-    return Bitmap{reinterpret_cast<u64*>(host), phys};
+    const Bitmap bitmap{reinterpret_cast<u64*>(host)};
+    INVARIANT(bitmap.phys() == phys);
+    return bitmap;
 }
 
 Tracking::Run Tracking::set_pages(PfnRange run) {
     for (Pfn pfn = run.begin; pfn < run.end;) {
         if (const auto set_first = set(pfn, Order{0}); !set_first) return {pfn - run.begin, set_first.error()};
         // The rest of the run inside this bitmap goes word by word.
-        const u64 bitmap_end = (last_index_ + 1) << bits_shift_;
+        const Pfn bitmap_end{(pfn.raw | bits_mask_) + 1};
+        const Pfn end = std::min(run.end, bitmap_end);
         u64 bit = (pfn.raw & bits_mask_) + 1;
-        const u64 end = bit + std::min(run.end.raw, bitmap_end) - pfn.raw - 1;
-        if (abi_write_dropped("kho.bitmap.bit")) bit = end;
-        while (bit < end) {
-            const u64 in_word = std::min(end - bit, 64 - (bit & 63));
-            const u64 mask = (in_word == 64 ? ~u64{0} : (u64{1} << in_word) - 1) << (bit & 63);
-            u64& word = last_words_[bit >> 6];
-            const u64 fresh = static_cast<u64>(std::popcount(mask & ~word));
-            word |= mask;
-            blocks_ += fresh;
-            bytes_ += fresh << page_shift;
+        const u64 bits_end = bit + (end - pfn) - 1;
+        if (abi_write_dropped("kho.bitmap.bit")) bit = bits_end;
+        while (bit < bits_end) {
+            const u64 in_word = std::min(bits_end - bit, 64 - (bit & 63));
+            last_words_[bit >> 6] |= (in_word == 64 ? ~u64{0} : (u64{1} << in_word) - 1) << (bit & 63);
             bit += in_word;
         }
-        pfn = Pfn{std::min(run.end.raw, bitmap_end)};
+        pfn = end;
     }
     return {run.pages(), Errno::ok};
 }
@@ -115,14 +116,8 @@ Result<> Tracking::set_range(PfnRange range) {
 
 void Tracking::clear(Pfn pfn, Order order) {
     const u64 block = pfn.raw >> order.raw;
-    const Bitmap* bitmap = find(order, block >> bits_shift_);
-    if (!bitmap) return;
-    u64& word = bitmap->words[(block & bits_mask_) >> 6];
-    const u64 mask = u64{1} << (block & 63);
-    if (!(word & mask)) return;
-    word &= ~mask;
-    --blocks_;
-    bytes_ -= order.bytes();
+    const Bitmap bitmap = find(order, block >> bits_shift_);
+    if (bitmap.words) bitmap.words[(block & bits_mask_) >> 6] &= ~(u64{1} << (block & 63));
 }
 
 void Tracking::clear_pages(PfnRange run) {
@@ -140,32 +135,34 @@ void Tracking::clear_range(PfnRange range) {
 
 bool Tracking::test(Pfn pfn, Order order) const {
     const u64 block = pfn.raw >> order.raw;
-    const Bitmap* bitmap = find(order, block >> bits_shift_);
-    return bitmap && ((bitmap->words[(block & bits_mask_) >> 6] >> (block & 63)) & 1);
+    const Bitmap bitmap = find(order, block >> bits_shift_);
+    return bitmap.words && ((bitmap.words[(block & bits_mask_) >> 6] >> (block & 63)) & 1);
 }
 
 void Tracking::forget() {
     for_each([this](Order, u64, const Bitmap& bitmap) {
         if (slab_)
-            slab_->free(bitmap.phys);
+            slab_->free(bitmap.phys());
         else
-            kernel_.pages.free_folio({bitmap.phys.pfn(), Order{0}});
+            kernel_.pages.free_folio({bitmap.phys().pfn(), Order{0}});
         return true;
     });
-    for (auto& orders : orders_) orders.reset();
+    for (OrderIndex& bitmaps : orders_) bitmaps = {};
     remember_nothing();
-    blocks_ = bytes_ = bitmaps_ = 0;
+    bitmaps_ = 0;
 }
 
-std::vector<u64> Tracking::sorted_indexes(const OrderIndex& index) const {
-    std::vector<u64> indexes;
-    for (u64 leaf = 0; leaf < index.leaves.size(); ++leaf) {
-        if (!index.leaves[leaf]) continue;
-        for (u64 i = 0; i < leaf_bitmaps; ++i)
-            if ((*index.leaves[leaf])[i].words) indexes.push_back(leaf * leaf_bitmaps + i);
-    }
-    for (const auto& [beyond, bitmap] : index.beyond_ram) indexes.push_back(beyond);
-    return indexes;
+Tracking::Count Tracking::count() const {
+    Count total;
+    for_each([&](Order order, u64, const Bitmap& bitmap) {
+        u64 set = 0;
+        for (u64 word = 0; word < edition_.bitmap_bytes / sizeof(u64); ++word)
+            set += static_cast<u64>(std::popcount(bitmap.words[word]));
+        total.blocks += set;
+        total.bytes += set * order.bytes();
+        return true;
+    });
+    return total;
 }
 
 u64 Tracking::bitmap_pages() const { return slab_ ? slab_->pages_used() : bitmaps_; }

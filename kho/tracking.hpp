@@ -16,7 +16,7 @@
 // Ranges are split into blocks as large as alignment and length allow: 3..12 becomes (3, order 0) (4, 2) (8, 2).
 // Cleared bitmaps stay, and are handed over empty. The same memory may be set in several orders; nothing checks that.
 //
-// Cost: a few ns a block in address order, two dependent loads more at random; 512 bytes for 16 MiB of order-0 folios.
+// Cost: a few ns a block in address order, a cache miss or two more at random; 512 bytes for 16 MiB of order-0 folios.
 // Simplified: the kernel's xarray nodes and per-order structures cost no simulated memory.
 // Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: __kho_preserve_order, __kho_unpreserve.
 #pragma once
@@ -24,9 +24,7 @@
 #include <array>
 #include <bit>
 #include <map>
-#include <memory>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "kernel-model/abi_write.hpp"
@@ -44,14 +42,14 @@ public:
     Tracking(Kernel& kernel, const Edition& edition, const std::vector<PhysRange>& scratch);
     ~Tracking();
 
-    Result<> set(Pfn pfn, Order order) {
-        const u64 block = pfn.raw >> order.raw, index = block >> bits_shift_;
-        if (index == last_index_ && order == last_order_) {
-            set_bit(last_words_, block & bits_mask_);
-            return {};
-        }
-        return set_elsewhere(pfn, order);
+    /// The commonest case and nothing else: a block in the same bitmap as the last one. False: not done, call set().
+    bool set_again(Pfn pfn, Order order) {
+        const u64 block = pfn.raw >> order.raw;
+        if ((block >> bits_shift_) != last_index_ || order != last_order_) return false;
+        set_bit(last_words_, block & bits_mask_);
+        return true;
     }
+    Result<> set(Pfn pfn, Order order);
     /// set() for each page of the run, ascending, in order 0; how many were set before the first failure.
     struct Run {
         u64 done;
@@ -69,24 +67,32 @@ public:
     bool test(Pfn pfn, Order order) const;
     /// Frees everything (the abort of mainline kernels).
     void forget();
+    /// The next set_again() is false, whatever it asks for.
+    void remember_nothing() { last_index_ = no_index; }
 
+    /// A bitmap in RAM, by its address in the host's mapping.
     struct Bitmap {
-        u64* words = nullptr;  // in RAM
-        PhysAddr phys;
+        u64* words = nullptr;
+        PhysAddr phys() const { return PhysAddr{reinterpret_cast<u64>(words) - ram_base}; }
     };
     /// Every bitmap of every order in ascending order: visit(order, index, bitmap). False from it ends the walk.
     bool for_each(const auto& visit) const {
         for (unsigned order = 0; order < orders_.size(); ++order) {
-            if (!orders_[order]) continue;
-            for (const u64 index : sorted_indexes(*orders_[order]))
-                if (!visit(Order{order}, index, *find(*orders_[order], index))) return false;
+            const OrderIndex& bitmaps = orders_[order];
+            for (u64 index = 0; index < bitmaps.in_ram.size(); ++index)
+                if (bitmaps.in_ram[index].words && !visit(Order{order}, index, bitmaps.in_ram[index])) return false;
+            for (const auto& [index, bitmap] : bitmaps.beyond_ram)
+                if (!visit(Order{order}, index, bitmap)) return false;
         }
         return true;
     }
-    u64 blocks() const { return blocks_; }
-    u64 bytes() const { return bytes_; }
+
+    /// Set bits and the memory they stand for, counted anew at each call.
+    struct Count {
+        u64 blocks = 0, bytes = 0;
+    };
+    Count count() const;
     u64 bitmap_pages() const;
-    u64 bitmaps() const { return bitmaps_; }
 
     /// The largest block that may start at `pfn` in a range that ends at `end`.
     static Order split_order(Pfn pfn, Pfn end) {
@@ -96,42 +102,24 @@ public:
     }
 
 private:
-    // Bitmaps of one order, by index: an array of leaves for the indexes that lie in RAM, a map for any others.
-    static constexpr u64 leaf_bitmaps = 64;
-    using Leaf = std::array<Bitmap, leaf_bitmaps>;
+    // Bitmaps of one order by index: an array for the indexes that lie in RAM, a map for any others.
     struct OrderIndex {
-        std::vector<std::unique_ptr<Leaf>> leaves;
+        std::vector<Bitmap> in_ram;
         std::map<u64, Bitmap> beyond_ram;
+        bool used() const { return !in_ram.empty(); }
     };
+    static constexpr u64 no_index = ~u64{0};
 
-    void set_bit(u64* words, u64 bit) {
-        if (abi_write_dropped("kho.bitmap.bit")) return;
-        u64& word = words[bit >> 6];
-        const u64 mask = u64{1} << (bit & 63);
-        const u64 fresh = (word & mask) == 0;
-        word |= mask;
-        blocks_ += fresh;
-        bytes_ += fresh << last_bytes_shift_;
+    static void set_bit(u64* words, u64 bit) { words[bit >> 6] |= u64{1} << (bit & 63); }
+    Bitmap find(Order order, u64 index) const {
+        const OrderIndex& bitmaps = orders_[order.raw];
+        if (index < bitmaps.in_ram.size()) return bitmaps.in_ram[index];
+        const auto found = bitmaps.beyond_ram.find(index);
+        return found == bitmaps.beyond_ram.end() ? Bitmap{} : found->second;
     }
-    Result<> set_elsewhere(Pfn pfn, Order order);
-    const Bitmap* find(const OrderIndex& orders, u64 index) const {
-        const u64 leaf = index / leaf_bitmaps;
-        if (leaf < orders.leaves.size()) {
-            if (!orders.leaves[leaf]) return nullptr;
-            const Bitmap& bitmap = (*orders.leaves[leaf])[index % leaf_bitmaps];
-            return bitmap.words ? &bitmap : nullptr;
-        }
-        const auto found = orders.beyond_ram.find(index);
-        return found == orders.beyond_ram.end() ? nullptr : &found->second;
-    }
-    const Bitmap* find(Order order, u64 index) const {
-        return orders_[order.raw] ? find(*orders_[order.raw], index) : nullptr;
-    }
-    Result<const Bitmap*> find_or_create(Order order, u64 index);
+    Result<Bitmap> create(Order order, u64 index);
     Result<Bitmap> new_bitmap();
-    std::vector<u64> sorted_indexes(const OrderIndex& index) const;
     void remember(Order order, u64 index, u64* words);
-    void remember_nothing() { last_index_ = ~u64{0}; }
 
     Kernel& kernel_;
     const Edition& edition_;
@@ -139,14 +127,14 @@ private:
     std::optional<SlabCache> slab_;  // bitmaps smaller than a page
     unsigned bits_shift_;
     u64 bits_mask_;
-    std::array<std::unique_ptr<OrderIndex>, abi::map_order_max + 1> orders_;
 
-    u64 last_index_ = ~u64{0};
+    // The bitmap of the last set().
+    u64 last_index_ = no_index;
     u64* last_words_ = nullptr;
     Order last_order_;
-    u8 last_bytes_shift_ = 0;
 
-    u64 blocks_ = 0, bytes_ = 0, bitmaps_ = 0;
+    std::array<OrderIndex, abi::map_order_max + 1> orders_;
+    u64 bitmaps_ = 0;
 };
 
 /// True if the range shares a frame with a scratch area.

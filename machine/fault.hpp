@@ -87,9 +87,11 @@ public:
 
     /// One visit of `point` by `name` (the site, subsystem, … that a match compares with).
     std::optional<FaultAction> visit(FaultPoint point, std::string_view name = {}) {
-        if (!armed_[static_cast<std::size_t>(point)] && !record_visits) return std::nullopt;
+        if (!watches(point)) return std::nullopt;
         return visit_slow(point, name);
     }
+    /// False: a visit of this point is neither planned for nor counted, and may be left out.
+    bool watches(FaultPoint point) const { return armed_[static_cast<std::size_t>(point)] || record_visits; }
     /// As `count` visits in a row, but stops at the first that an action is due for and says which
     /// (from 0); the visits after it have not happened.
     struct Hit { u64 index; FaultAction action; };

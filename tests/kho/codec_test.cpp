@@ -63,7 +63,7 @@ TEST_CASE("a folio sets the bit that the specification says") {
         CHECK(index == c.index);
         for (u64 byte = 0; byte < bare.edition.bitmap_bytes; ++byte) {
             const u8 expected = byte == c.bit / 8 ? static_cast<u8>(1u << (c.bit % 8)) : u8{0};
-            if (bare.world.ram().read<u8>(bitmap.phys + byte) != expected) FAIL("byte " << byte);
+            if (bare.world.ram().read<u8>(bitmap.phys() + byte) != expected) FAIL("byte " << byte);
         }
         ++bitmaps;
         return true;
@@ -82,7 +82,7 @@ TEST_CASE("the worked example of the chunk chain comes out byte for byte but for
     PhysicalMemory& ram = bare.world.ram();
     std::vector<PhysAddr> bitmaps;
     bare.tracking.for_each([&](Order, u64, const Tracking::Bitmap& bitmap) {
-        bitmaps.push_back(bitmap.phys);
+        bitmaps.push_back(bitmap.phys());
         return true;
     });
     CHECK(is_example(ram, bitmaps[0].raw, worked_examples::bitmap_512_order_0));
@@ -116,8 +116,8 @@ TEST_CASE("ranges are split into the largest aligned blocks") {
     for (const auto& block : worked_examples::split_3_to_12) expected.emplace(block.pfn, block.order);
     CHECK(bare.decoded(*map) == expected);
     bare.tracking.clear_range({Pfn{3}, Pfn{12}});
-    CHECK(bare.tracking.blocks() == 0);
-    CHECK(bare.tracking.bytes() == 0);
+    CHECK(bare.tracking.count().blocks == 0);
+    CHECK(bare.tracking.count().bytes == 0);
 }
 
 TEST_CASE("every split covers its range with aligned blocks, all small ranges") {
@@ -186,7 +186,7 @@ TEST_CASE("a range that cannot be tracked to its end leaves nothing set") {
     Bare bare("linux-6.16");
     bare.world.plan("kho.track[bitmap]#2=fail(ENOMEM)");
     CHECK(bare.tracking.set_range({Pfn{3}, Pfn{12}}).error() == Errno::enomem);
-    CHECK(bare.tracking.blocks() == 0);
+    CHECK(bare.tracking.count().blocks == 0);
     CHECK_FALSE(bare.tracking.test(Pfn{3}, Order{0}));
 }
 
@@ -198,8 +198,8 @@ TEST_CASE("a run of pages sets the same bits as page by page") {
                  PfnRange{Pfn{64}, Pfn{128}}, PfnRange{Pfn{5}, Pfn{33000}});
     REQUIRE(bulk.tracking.set(run.begin, Order{0}));  // once set, counted once
     CHECK(bulk.tracking.set_pages(run).done == run.pages());
-    CHECK(bulk.tracking.blocks() == run.pages());
-    CHECK(bulk.tracking.bytes() == run.pages() * page_bytes);
+    CHECK(bulk.tracking.count().blocks == run.pages());
+    CHECK(bulk.tracking.count().bytes == run.pages() * page_bytes);
     CHECK_FALSE(bulk.tracking.test(Pfn{run.begin.raw - 1}, Order{0}));
     CHECK_FALSE(bulk.tracking.test(run.end, Order{0}));
     u64 set = 0;
@@ -231,7 +231,7 @@ TEST_CASE("random preserve and unpreserve: what is decoded is what a plain set h
         }
     }
     INFO("seed " << seed);
-    CHECK(bare.tracking.blocks() == model.size());
+    CHECK(bare.tracking.count().blocks == model.size());
     auto map = serialize_map(bare.world.kernel(), bare.edition, bare.tracking, bare.no_scratch);
     CHECK(bare.decoded(*map) == model);
 }

@@ -27,21 +27,32 @@ bool expects(const Scenario& scenario, std::string_view invariant) {
 
 }  // namespace
 
-TEST_CASE("every invariant is violated on purpose by two scenarios, which fail when it is muted", "[mute]") {
+/// Scenarios that break a rule on purpose: those in referee/, and those with a wrong module beside them.
+std::vector<std::pair<std::string, Scenario>> guilty_scenarios() {
     std::vector<std::pair<std::string, Scenario>> scenarios;
     for (const auto& file : scenario_files())
         if (in_referee_folder(scenario_name(file))) scenarios.emplace_back(scenario_name(file), load(file));
+    for (const char* name : {"stale_pointer", "wild_read", "reentrant"}) {
+        Scenario scenario = load(std::filesystem::path(KEXEC_SIM_TESTS_DIR) / "modules" / (std::string(name) + ".yaml"));
+        scenario.modules.emplace_back(std::filesystem::path(KEXEC_SIM_MODULE_DIR) / (std::string(name) + ".so"));
+        scenarios.emplace_back(std::string("modules/") + name, std::move(scenario));
+    }
+    return scenarios;
+}
+
+// Where a scenario accepts one of several findings, muting one of them need not make it fail; two that fail are demanded.
+TEST_CASE("every invariant is violated on purpose by two scenarios that fail when it is muted", "[mute]") {
+    const auto scenarios = guilty_scenarios();
     for (const auto& invariant : kexec_sim::invariants()) {
-        unsigned violated = 0;
+        unsigned red = 0;
         for (const auto& [name, scenario] : scenarios) {
             if (!expects(scenario, invariant.name)) continue;
             INFO(invariant.name << " in " << name);
-            ++violated;
-            CHECK(run(scenario).passed);
+            CHECK(run(scenario, Isolation::process).passed);
             const Mute mute(invariant.name);
-            CHECK_FALSE(run(scenario).passed);
+            red += !run(scenario, Isolation::process).passed;
         }
         INFO(invariant.name);
-        CHECK(violated >= 2);
+        CHECK(red >= 2);
     }
 }
