@@ -4,8 +4,8 @@
 //   2  bad usage or input, host out of something     3  the simulator itself failed
 //   130, 143  interrupted by SIGINT, SIGTERM
 //
-// Of several scenarios the highest code wins. Standard output holds results, standard error holds errors; both are written
-// through sim/output.hpp.
+// Of several scenarios the highest code wins. Standard output holds results, standard error holds errors; both are
+// written through sim/output.hpp.
 #pragma once
 
 #include "sim/cli_options.hpp"

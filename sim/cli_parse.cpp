@@ -1,5 +1,5 @@
-// The only file that knows the command-line library. Options are taken as text and checked here, so that every mistake sounds
-// the same and says what was probably meant.
+// The only file that knows the command-line library. Options are taken as text and checked here, so that every
+// mistake sounds the same and says what was probably meant.
 #include "sim/cli_options.hpp"
 
 #include <CLI/CLI.hpp>
@@ -158,7 +158,8 @@ void describe(CLI::App& app, Texts& texts) {
     }
 }
 
-// --- From text to value ----------------------------------------------------------------------------------------------
+// --- From text to value
+// ----------------------------------------------------------------------------------------------
 
 std::map<std::string, std::string> overrides_of(const std::vector<std::string>& sets) {
     std::map<std::string, std::string> overrides;
@@ -253,7 +254,8 @@ Command command_of(std::string_view name, Texts& texts) {
     return texts.inspect;
 }
 
-// --- Errors ------------------------------------------------------------------------------------------------------------
+// --- Errors
+// ------------------------------------------------------------------------------------------------------------
 
 /// The first argument that no option is called like.
 [[noreturn]] void unknown_argument(const CLI::App& app, int argc, const char* const* argv) {

@@ -1,7 +1,7 @@
 // `kexec-sim run`: check every file, open every output, run one scenario after another, write the results.
 //
-// Nothing half done: a scenario that does not parse, or a file that cannot be written, is found before the first kernel boots.
-// An error in one run (exit 2 or 3) does not keep the others from running; the highest code wins.
+// Nothing half done: a scenario that does not parse, or a file that cannot be written, is found before the first
+// kernel boots. An error in one run (exit 2 or 3) does not keep the others from running; the highest code wins.
 #include <algorithm>
 #include <csignal>
 #include <cstring>
@@ -206,7 +206,8 @@ private:
             trace_file_->flush();
         }
         if (report.error) print_error(*report.error);
-        reported_.push_back(std::move(report));
+        // A run that was broken off has no outcome.
+        if (!report.result.interrupted) reported_.push_back(std::move(report));
     }
 
     const RunCommand& command_;

@@ -1,9 +1,9 @@
 // What happened to a resource: the last events that touched it, out of a bounded memory of all.
 //
-// A finding names a resource ("file 0x1001", "bench kept") and frames; an unmet step names what it was about in its fields.
-// Both become a Subject: words, numbers and frames. An event touches the subject if one of its texts holds one of
-// the words, if its token is one of the numbers, or if its range of memory holds one of the frames. A step counts by
-// its text, and is remembered with its result.
+// A finding names a resource ("file 0x1001", "bench kept") and frames; an unmet step names what it was about in its
+// fields. Both become a Subject: words, numbers and frames. An event touches the subject if one of its texts holds
+// one of the words, if its token is one of the numbers, or if its range of memory holds one of the frames. A step
+// counts by its text, and is remembered with its result.
 #pragma once
 
 #include <deque>
@@ -37,7 +37,8 @@ private:
     std::deque<TraceEvent> events_;
 };
 
-/// `name` and its fields in one line, "kho.preserve phys 0x1000 order 0 count 2": for events that have no words of their own.
+/// `name` and its fields in one line, "kho.preserve phys 0x1000 order 0 count 2": for events that have no words of
+/// their own.
 std::string event_text(const TraceEvent& event);
 /// A signed field `result` as a word: "ok", or an errno's name.
 std::string result_text(const TraceEvent& event);

@@ -1,7 +1,7 @@
 // The narration: a run as a student follows it on a terminal of 80 columns.
 //
-// A view of the event stream and of nothing else: `run` feeds it as the run goes on, `show` from a trace file, and both print
-// the same bytes.
+// A view of the event stream and of nothing else: `run` feeds it as the run goes on, `show` from a trace file, and
+// both print the same bytes.
 //
 //   memfd-survives                                   what is run, on which machine
 //   ══ generation 0 · luo-v3 6.16.0 ══════════       a kernel's life, visually apart
@@ -10,11 +10,11 @@
 //                   state  normal ──► prepared
 //   ── memfd-survives: passed ────────────────       the summary, or what was violated and how to repeat it
 //
-// A step's line is written when the step has ended, because its result stands on it; what happened in it is held back until
-// then. A step in which a kernel ends (kexec, reset) is written in two parts, one in each generation.
+// A step's line is written when the step has ended, because its result stands on it; what happened in it is held
+// back until then. A step in which a kernel ends (kexec, reset) is written in two parts, one in each generation.
 //
-// Quiet (-q): nothing but failures. Verbose (-v): every kernel log line, every range, and events that have no words of their
-// own. Runs of preserved or restored ranges are otherwise folded after the third.
+// Quiet (-q): nothing but failures. Verbose (-v): every kernel log line, every range, and events that have no words
+// of their own. Runs of preserved or restored ranges are otherwise folded after the third.
 #pragma once
 
 #include <functional>
@@ -129,7 +129,8 @@ private:
     std::optional<Fold> fold_;
 };
 
-/// The words for a callback or other span; empty: it has none. (`luo.subsystem.prepare`, name iommu -> "prepare  iommu")
+/// The words for a callback or other span; empty: it has none. (`luo.subsystem.prepare`, name iommu -> "prepare
+/// iommu")
 std::string span_words(const TraceEvent& begin);
 /// What the end of a span adds to its words: how much KHO wrote into the map.
 std::string span_result_words(const TraceEvent& end);

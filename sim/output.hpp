@@ -1,7 +1,8 @@
 // A file that the program writes: standard output, a JSON result, a trace.
 //
-// Not stdio, for two reasons. A kernel's process is forked from this one, and a module in it that calls exit() would write
-// out a copy of stdio's buffers. And a full disk must be an error with the file's name and exit 2, not text that is missing.
+// Not stdio, for two reasons. A kernel's process is forked from this one, and a module in it that calls exit()
+// would write out a copy of stdio's buffers. And a full disk must be an error with the file's name and exit 2, not
+// text that is missing.
 #pragma once
 
 #include <string>
@@ -13,7 +14,8 @@ namespace kexec_sim::sim {
 
 class Output {
 public:
-    /// Opens `path` for writing ("-": standard output) and empties it with the first write. UserError if it cannot be.
+    /// Opens `path` for writing ("-": standard output) and empties it with the first write. UserError if it cannot
+    /// be.
     explicit Output(const std::string& path);
     /// An open descriptor, which stays open.
     Output(int fd, std::string name) : fd_(fd), name_(std::move(name)), emptied_(true) {}

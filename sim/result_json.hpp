@@ -1,7 +1,7 @@
 // The JSON result of `run` (format kexec-sim/result-1): an array with an object a scenario.
 //
-// A member of the contract is always there. Where a run ended in an error before it had a result, `outcome` is `error`, `error`
-// says which, the steps are `skipped` and the hashes are null.
+// A member of the contract is always there. Where a run ended in an error before it had a result, `outcome` is
+// `error`, `error` says which, the steps are `skipped` and the hashes are null.
 #pragma once
 
 #include <optional>

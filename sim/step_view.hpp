@@ -1,13 +1,14 @@
 // `--step`: between two steps the run waits and shows where it stands.
 //
-//   memory 0 ─────────────────────────────────────────────────────── 1 GiB
-//   ▕#··S···········································PPP··········##▏
-//   # written  S scratch  P preserved  I image of the next kernel  · never written
-//   LUO: prepared      last callbacks: prepare memfd-v1 → ok …
-//   [Enter: next step, q: quit]
+//     memory, 13.477 MiB a cell: P preserved  I next image  S scratch  # written
+//    ▕P#·····························································PSSSSSSSSSP·P▏
+//     LUO: prepared
+//     last callbacks:
+//       prepare subsystem file-descriptors → ok
+//     [Enter: next step, q: quit]
 //
-// A cell of the bar is a stretch of memory; it shows the most telling of what lies in it. What is preserved, scratch or image
-// comes from the event stream, what was written from RAM. Nothing of it is in the trace.
+// A cell of the bar is a stretch of memory; it shows the most telling of what lies in it. What is preserved,
+// scratch or image comes from the event stream, what was written from RAM. Nothing of it is in the trace.
 #pragma once
 
 #include <deque>

@@ -301,7 +301,7 @@ RunResult Supervisor::finish(bool under_faults) {
     result_.luo_files = state_->luo_files;
     result_.passed = result_.failures.empty();
     machine_.trace.emit(Layer::sim, "run.end",
-                        {{"outcome", result_.passed ? "pass" : "fail"},
+                        {{"outcome", !result_.passed ? "fail" : result_.interrupted ? "interrupted" : "pass"},
                          {"blackout", result_.blackouts_ns.empty() ? u64{0} : result_.blackouts_ns.back()},
                          {"folios", result_.preserved_folios}, {"bytes", result_.preserved_bytes},
                          {"map_pages", result_.map_pages}, {"stopped", u64{result_.stopped_at_jump}}});

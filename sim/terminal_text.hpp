@@ -1,7 +1,7 @@
 // Text for a terminal of 80 columns.
 //
-// A column is one character, not one byte: everything here counts code points of UTF-8, and colour takes none. Text that
-// came out of handed-over memory may hold anything, so what a terminal would obey is shown as \xNN.
+// A column is one character, not one byte: everything here counts code points of UTF-8, and colour takes none. Text
+// that came out of handed-over memory may hold anything, so what a terminal would obey is shown as \xNN.
 #pragma once
 
 #include <string>
@@ -18,7 +18,8 @@ inline constexpr std::size_t terminal_columns = 80;
 std::size_t text_columns(std::string_view text);
 /// `text`, or its beginning and "…", in at most `columns`.
 std::string shortened(std::string_view text, std::size_t columns);
-/// Words in lines of at most `columns`, from the second line on `columns_after` (0: the same); a word that is longer is cut.
+/// Words in lines of at most `columns`, from the second line on `columns_after` (0: the same); a word that is
+/// longer is cut.
 std::vector<std::string> wrapped(std::string_view text, std::size_t columns, std::size_t columns_after = 0);
 /// Control characters and bytes that are no UTF-8 as \xNN; line breaks stay if `keep_lines`.
 std::string printable(std::string_view text, bool keep_lines = false);

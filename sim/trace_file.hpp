@@ -5,15 +5,17 @@
 //   …
 //   {"end":"pass","events":1234,"trace_hash":"…"}                                                  footer
 //
-// `t` is the virtual time in ns, `g` the generation, `ph` the phase: i(nstant), B(egin), E(nd). `f` holds the fields in order,
-// easy to pick with jq, and `k` has one letter a field that says what it is, so that reading gives the very event that was
-// written: u decimal, x hex as "0x…", i signed, s text, b text that is not UTF-8, as hex digits.
+// `t` is the virtual time in ns, `g` the generation, `ph` the phase: i(nstant), B(egin), E(nd). `f` holds the
+// fields in order, easy to pick with jq, and `k` has one letter a field that says what it is, so that reading gives
+// the very event that was written: u decimal, x hex as "0x…", i signed, s text, b text that is not UTF-8, as hex
+// digits.
 //
-// `end` is `pass`, `fail`, `error` (with `message`: the run ended with exit 2 or 3) or `interrupted`. A section without a
-// footer was cut short by SIGKILL or a full disk. Nothing of the view (colour, -q, -v) is in the file.
+// `end` is `pass`, `fail`, `error` (with `message`: the run ended with exit 2 or 3) or `interrupted`. A section
+// without a footer was cut short by SIGKILL or a full disk. Nothing of the view (colour, -q, -v) is in the file.
 //
-// Unhappy paths, each FILE:LINE: error: (1) a line that is no JSON object; (2) no header where one must be; (3) another format or
-// version; (4) an event with a missing or wrong member, or whose letters do not fit its fields; (5) no footer.
+// Unhappy paths, each FILE:LINE: error: (1) a line that is no JSON object; (2) no header where one must be; (3)
+// another format or version; (4) an event with a missing or wrong member, or whose letters do not fit its fields;
+// (5) no footer.
 #pragma once
 
 #include <functional>
@@ -54,8 +56,8 @@ struct TraceListener {
     /// nullopt: the section was cut short.
     std::function<void(const TraceFooter*)> end;
 };
-/// Reads a whole file. A bad one is a UserError before the listener hears anything; one that was cut short is read to its last
-/// whole line, and the UserError comes at the end.
+/// Reads a whole file. A bad one is a UserError before the listener hears anything; one that was cut short is read
+/// to its last whole line, and the UserError comes at the end.
 void read_trace_file(const std::string& path, const TraceListener& listener);
 /// The same for text in memory.
 void read_trace_text(std::string_view text, const std::string& path, const TraceListener& listener);

@@ -163,6 +163,7 @@ grep -q "generation 0" out || complain "a trace that was cut short is not told t
 
 printf '\n\nq\n' | "$program" run --step good.yaml >out 2>err
 [[ $(grep -c "\[Enter: next step, q: quit\]" out) -eq 3 ]] || complain "--step did not stop at q"
+grep -q "good: interrupted" out || complain "a run that was quit is not called interrupted"
 grep -q "the kernel is process [0-9]" err || complain "--step does not tell the kernel's process"
 expect 0 "" run --step good.yaml
 [[ $(grep -c "\[Enter: next step" out) -eq 6 ]] || complain "--step without input does not go on"

@@ -5,7 +5,6 @@
 #include <catch2/catch.hpp>
 
 #include <map>
-#include <set>
 
 #include "kernel-model/abi_write.hpp"
 #include "tests/system/library.hpp"
@@ -22,8 +21,23 @@ const char* const scenarios[] = {
     "selftests/subsystem.getdata_verify", "chains/update-of-an-update", "luo/unpreserve",
 };
 
+/// More pages than two chunks of a vmalloc descriptor hold, so that the chain matters.
+constexpr const char* long_vmalloc = R"(
+format: 1
+scenario: long-vmalloc
+machine: {memory: 512MiB}
+kernels: [{profile: linux-6.18, cmdline: "kho=on"}]
+steps:
+  - kho.preserve_vmalloc: {name: area, size: 5MiB, fill: pattern(1)}
+  - kho.finalize:
+  - kexec:
+  - kho.restore: {vmalloc: area}
+  - kho.verify: {vmalloc: area, fill: pattern(1)}
+)";
+
 /// Writes that no kernel misses, with the reason.
 const std::map<std::string, std::string> unnoticed = {
+    {"bench.tree.compatible", "the tree of the test bench, which nothing but a decoder ever reads"},
 };
 
 /// Leaves one write out for as long as it lives.
@@ -46,24 +60,25 @@ std::vector<std::string> writes_of(const Scenario& scenario) {
 }  // namespace
 
 TEST_CASE("a write to the successor that is left out is noticed", "[abi_writes]") {
-    std::map<std::string, std::set<std::string>> noticed_in;  // write -> scenarios that turned red
-    for (const char* name : scenarios) {
-        INFO(name);
-        const Scenario scenario = load(scenario_file(name));
+    std::map<std::string, bool> noticed;  // by some scenario that passes through it
+    std::vector<Scenario> all = {kexec_sim::sim::parse_scenario(long_vmalloc, "long-vmalloc.yaml")};
+    for (const char* name : scenarios) all.push_back(load(scenario_file(name)));
+    for (const Scenario& scenario : all) {
+        INFO(scenario.name);
         for (const std::string& write : writes_of(scenario)) {
-            auto& noticed = noticed_in[write];
-            if (!noticed.empty()) continue;
+            bool& red = noticed[write];
+            if (red) continue;
             const Dropped dropped(write);
-            if (!run(scenario).passed) noticed.insert(name);
+            red = !run(scenario).passed;
         }
     }
-    CHECK(noticed_in.size() > 20);
-    for (const auto& [write, noticed] : noticed_in) {
+    CHECK(noticed.size() > 20);
+    for (const auto& [write, red] : noticed) {
         INFO(write);
-        CHECK(noticed.empty() == unnoticed.contains(write));
+        CHECK(red != unnoticed.contains(write));
     }
     for (const auto& [write, reason] : unnoticed) {
         INFO(write << ": " << reason);
-        CHECK(noticed_in.contains(write));
+        CHECK(noticed.contains(write));
     }
 }

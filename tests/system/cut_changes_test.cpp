@@ -66,16 +66,27 @@ TEST_CASE("a byte of a file's page that is changed in between changes what is re
     CHECK(cases > 10);
 }
 
+/// Somebody claims what was preserved: by token or, as a test module does, by address. Memory that memblock itself
+/// revives (reserve_mem) is safe without the map.
+bool claims_memory(const Scenario& rest) {
+    return std::ranges::any_of(rest.program, [&](const sim::ProgramOp& op) {
+        const sim::Step& step = rest.steps[op.step];
+        return (step.id == sim::StepId::luo_restore || step.id == sim::StepId::kho_restore) && step.expected == "ok";
+    });
+}
+
 TEST_CASE("a map page that is zeroed in between gives a finding", "[cut_changes]") {
     const unsigned cases = each_clean_handover([](const Scenario& scenario, StoppedRun& stopped, const decoder::Result& decoded) {
         if (decoded.chunks.empty() || !stopped.promises()) return false;
         const std::vector<char> zeros(decoder::page_bytes);
         for (const auto& chunk : decoded.chunks) stopped.ram().write(chunk.phys, zeros.data(), zeros.size());
-        const RunResult resumed = run(stopped.resumed(scenario));
+        const Scenario rest = stopped.resumed(scenario);
+        if (!claims_memory(rest)) return false;
+        const RunResult resumed = run(rest);
         CHECK_FALSE(resumed.findings.empty());
         return true;
     });
-    CHECK(cases > 30);
+    CHECK(cases > 20);
 }
 
 TEST_CASE("an untouched handover that is read, and not changed, gives no finding", "[cut_changes]") {

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <stdexcept>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,6 +27,22 @@ u64 number(const json& value) {
 decoder::FrameRange frames_of(u64 phys, u64 bytes) { return {phys / page, (phys + bytes + page - 1) / page}; }
 
 decoder::FrameRange frames_of(const json& place) { return frames_of(number(place.at("addr")), number(place.at("size"))); }
+
+/// True if the referee's notes hold a promise to anybody but KHO, whose own page nobody claims.
+///   source <who> <origin> <token> <intent> <promised> <state>     frames <begin> <end> <order> <source> <metadata>
+bool promises_made(const std::string& notes) {
+    std::istringstream lines(notes);
+    std::vector<bool> promised;
+    for (std::string line; std::getline(lines, line);) {
+        std::istringstream words(line);
+        std::string kind, word[6];
+        words >> kind;
+        for (std::string& each : word) words >> each;
+        if (kind == "source") promised.push_back(word[0] != "kho" && word[4] == "1");
+        if (kind == "frames" && promised.at(std::stoul(word[3], nullptr, 16))) return true;
+    }
+    return false;
+}
 
 /// Faults that the stopped run has left over.
 std::vector<kexec_sim::PlannedFault> faults_left(const Scenario& scenario, const RunResult& stopped) {
@@ -122,7 +139,7 @@ StoppedRun::StoppedRun(const Scenario& scenario, Generation generation) : genera
                      number(setup.at("scratch_size"))};
     if (result_.generations.at(generation - 1).profile == "linux-6.18") bitmap_bytes_ = 4096;
     kernel_index_ = static_cast<u32>(number(params.at("kernel_index")));
-    promises_ = params.at("referee").get<std::string>().find("\nframes ") != std::string::npos;
+    promises_ = promises_made(params.at("referee").get<std::string>());
     given_ = {frames_of(params.at("boot_page")), frames_of(params.at("kernel_image")), frames_of(params.at("initrd"))};
 }
 

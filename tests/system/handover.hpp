@@ -53,6 +53,7 @@ public:
     /// nullopt: nothing is handed over.
     const std::optional<decoder::HandoverParams>& handover() const { return handover_; }
     unsigned bitmap_bytes() const { return bitmap_bytes_; }
+    /// Somebody was promised memory: a consumer of KHO, not KHO itself.
     bool promises() const { return promises_; }
     /// What the independent decoder makes of the handover; notes which frames it read.
     decoder::Result decode();
