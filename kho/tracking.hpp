@@ -42,10 +42,11 @@ public:
     Tracking(Kernel& kernel, const Edition& edition, const std::vector<PhysRange>& scratch);
     ~Tracking();
 
-    /// The commonest case and nothing else: a block in the same bitmap as the last one. False: not done, call set().
+    /// The commonest case and nothing else: a block in a bitmap that exists, after one of the same order that nothing could
+    /// refuse. False: not done, call set().
     bool set_again(Pfn pfn, Order order) {
-        const u64 block = pfn.raw >> order.raw;
-        if ((block >> bits_shift_) != last_index_ || order != last_order_) return false;
+        const u64 block = pfn.raw >> order.raw, index = block >> bits_shift_;
+        if ((index != last_index_ || order != last_order_) && !move_to(order, index)) return false;
         set_bit(last_words_, block & bits_mask_);
         return true;
     }
@@ -110,6 +111,15 @@ private:
     };
     static constexpr u64 no_index = ~u64{0};
 
+    /// Remembers another bitmap of the order of the last one, if there is one and nothing has to be asked about it.
+    bool move_to(Order order, u64 index) {
+        if (last_index_ == no_index || order != last_order_ || edition_.overlap_check) return false;
+        const std::vector<Bitmap>& bitmaps = orders_[order.raw].in_ram;
+        if (index >= bitmaps.size() || !bitmaps[index].words) return false;
+        last_index_ = index;
+        last_words_ = bitmaps[index].words;
+        return true;
+    }
     static void set_bit(u64* words, u64 bit) { words[bit >> 6] |= u64{1} << (bit & 63); }
     Bitmap find(Order order, u64 index) const {
         const OrderIndex& bitmaps = orders_[order.raw];

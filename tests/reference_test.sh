@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Fails where a generated page of docs/reference differs from what the program prints, and where
-# docs/reference/trace.md does not name an event that the sources emit, or names one that they do not.
+# The docs against the program. Fails where
+#
+#   - a generated page of docs/reference differs from what the program prints
+#   - docs/reference/trace.md does not name an event that the sources emit, or names one that they do not
+#   - a whole scenario that a page shows (a block of YAML that begins with "format:") is not accepted or does not pass
 set -euo pipefail
 
 root=${KEXEC_SIM_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
@@ -49,6 +52,31 @@ if ! difference=$(diff <(emitted | LC_ALL=C sort -u) <(documented | LC_ALL=C sor
     grep '^[<>]' <<<"$difference"
     bad=1
 fi
+
+# ---- scenarios in the pages ----
+
+# Each block goes into a file of its own, but those that start from files which the reader has made.
+mkdir "$fresh/pages"
+for page in "$root"/README.md "$root"/docs/*.md; do
+    awk -v name="$fresh/pages/$(basename "$page" .md)" '
+        /^```yaml$/ { inside = 1; text = ""; next }
+        /^```$/ && inside {
+            inside = 0
+            if (text ~ /^format:/ && text !~ /boot-params:/) {
+                file = name "-" ++count ".yaml"
+                printf "%s", text > file
+                close(file)
+            }
+        }
+        inside { text = text $0 "\n" }' "$page"
+done
+shopt -s nullglob
+for scenario in "$fresh"/pages/*.yaml; do
+    if ! "$program" run -q "$scenario"; then
+        echo "this scenario is in docs/$(basename "$scenario" | sed -E 's/-[0-9]+\.yaml$/.md/')"
+        bad=1
+    fi
+done
 
 if ((bad)); then exit 1; fi
 echo "reference_test: all well"
