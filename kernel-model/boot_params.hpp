@@ -39,9 +39,9 @@ struct BootParams {
     std::string cmdline;
     std::vector<MemoryMapEntry> memory_map;
     std::vector<SetupData> setup_data;
-    PhysRange kernel_image, initrd;   // where the image lies
-    PhysRange boot_data;              // boot page, command line, setup_data: reserved by the kernel as it boots
-    std::string previous_release;     // not used by v1 editions
+    PhysRange kernel_image, initrd;  // where the image lies
+    PhysRange boot_data;             // boot page, command line, setup_data: reserved by the kernel as it boots
+    std::string previous_release;    // not used by v1 editions
 };
 
 /// The bytes that write_boot_params() puts at `where.begin`, without the zeros behind them. ENOSPC if they do not fit.

@@ -117,6 +117,8 @@ void* phys_to_virt(phys_addr_t phys) {
     return reinterpret_cast<void*>(kernel.phys_to_virt(PhysAddr{phys}));
 }
 
-phys_addr_t virt_to_phys(const void* address) { return current_kernel().virt_to_phys(reinterpret_cast<u64>(address)).raw; }
+phys_addr_t virt_to_phys(const void* address) {
+    return current_kernel().virt_to_phys(reinterpret_cast<u64>(address)).raw;
+}
 
 }  // extern "C"

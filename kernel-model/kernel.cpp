@@ -7,8 +7,8 @@ namespace kexec_sim {
 namespace {
 
 constexpr u64 low_limit = 4 * GiB;
-constexpr u64 fixed_bytes = 6 * MiB;           // text mappings, per-cpu areas, tables, below 4 GiB
-constexpr u64 trampoline_bytes = 8 * KiB;      // real mode, below 1 MiB
+constexpr u64 fixed_bytes = 6 * MiB;       // text mappings, per-cpu areas, tables, below 4 GiB
+constexpr u64 trampoline_bytes = 8 * KiB;  // real mode, below 1 MiB
 constexpr u64 page_struct_bytes = 64;
 constexpr u64 hash_divisor = 512, hash_bytes_max = 256 * MiB;
 
@@ -22,8 +22,16 @@ std::optional<FileView> show_file(void* context, u64 file_id) {
 }  // namespace
 
 Kernel::Kernel(Machine& machine_, KernelConfig config_, BootParams params_)
-    : machine(machine_), config(std::move(config_)), params(std::move(params_)), log(machine_), memblock(machine_),
-      pages(machine_, log), vmalloc(machine_, pages), vfs(*this), kexec(*this), reserve_mem(*this) {
+    : machine(machine_),
+      config(std::move(config_)),
+      params(std::move(params_)),
+      log(machine_),
+      memblock(machine_),
+      pages(machine_, log),
+      vmalloc(machine_, pages),
+      vfs(*this),
+      kexec(*this),
+      reserve_mem(*this) {
     memblock.numa = config.numa;
     pages.poison_on_free = config.debug;
     hooks.early_param.push_back({"reserve_mem", [this](std::string_view value) { return reserve_mem.parse(value); }});
@@ -60,7 +68,8 @@ void Kernel::boot() {
 void Kernel::parse_early_params() {
     for (const CmdlineWord& word : parse_cmdline(params.cmdline))
         for (const Hooks::EarlyParam& param : hooks.early_param)
-            if (param.key == word.key && !param.handler(word.value)) log.warn("Malformed early option '{}'", word.key);
+            if (param.key == word.key && !param.handler(word.value))
+                log.warn("Malformed early option '{}'", word.key);
 }
 
 void Kernel::setup_memblock() {
@@ -85,8 +94,9 @@ void Kernel::setup_memblock() {
     // x86: the trampoline must lie below 1 MiB, which counts as scratch just for it.
     const PhysRange real_mode{PhysAddr{page_bytes}, PhysAddr{0x9f000}};
     const bool lend = memblock.scratch_only() && memblock.mark_scratch(real_mode).has_value();
-    must(memblock.alloc({.bytes = trampoline_bytes, .max = PhysAddr{MiB}, .kern = false, .site = "kernel.trampoline"}),
-         "the real mode trampoline");
+    must(
+        memblock.alloc({.bytes = trampoline_bytes, .max = PhysAddr{MiB}, .kern = false, .site = "kernel.trampoline"}),
+        "the real mode trampoline");
     if (lend) static_cast<void>(memblock.clear_scratch(real_mode));
 
     setup_crash_range();
@@ -101,8 +111,10 @@ void Kernel::setup_memblock() {
         if (bytes == 0) continue;
         const u64 memmap = align_up((bytes >> page_shift) * page_struct_bytes, page_bytes);
         const u64 hash = align_up(std::min(bytes / hash_divisor, hash_bytes_max), page_bytes);
-        must(memblock.alloc({.bytes = memmap, .nid = nid, .site = "kernel.memmap"}), fmt::format("memmap of node {}", node));
-        must(memblock.alloc({.bytes = hash, .nid = nid, .site = "kernel.hash"}), fmt::format("hash tables of node {}", node));
+        must(memblock.alloc({.bytes = memmap, .nid = nid, .site = "kernel.memmap"}),
+             fmt::format("memmap of node {}", node));
+        must(memblock.alloc({.bytes = hash, .nid = nid, .site = "kernel.hash"}),
+             fmt::format("hash tables of node {}", node));
     }
 }
 
@@ -114,14 +126,18 @@ void Kernel::setup_crash_range() {
             log.warn("crashkernel: invalid size");
             continue;
         }
-        const auto range = memblock.alloc({.bytes = align_up(*bytes, 2 * MiB), .align = 2 * MiB, .max = PhysAddr{low_limit},
-                                           .kern = false, .site = "kernel.crash"});
+        const auto range = memblock.alloc({.bytes = align_up(*bytes, 2 * MiB),
+                                           .align = 2 * MiB,
+                                           .max = PhysAddr{low_limit},
+                                           .kern = false,
+                                           .site = "kernel.crash"});
         if (!range) {
             log.warn("crashkernel reservation failed - No suitable area found.");
             continue;
         }
         crash_range_ = *range;
-        log.info("crashkernel reserved: {:#018x} - {:#018x} ({} MB)", range->begin.raw, range->end.raw, range->bytes() / MiB);
+        log.info("crashkernel reserved: {:#018x} - {:#018x} ({} MB)", range->begin.raw, range->end.raw,
+                 range->bytes() / MiB);
     }
 }
 

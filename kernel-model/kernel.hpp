@@ -39,17 +39,19 @@ namespace kexec_sim {
 struct KernelConfig {
     std::string profile = "luo-v3", release = "6.16.0";
     bool strict_defects = false;
-    bool debug = false;              // KEXEC_HANDOVER_DEBUG, poisoning on free, lock checks
+    bool debug = false;  // KEXEC_HANDOVER_DEBUG, poisoning on free, lock checks
     bool numa = true;
     CostModel cost;
     std::vector<std::string> without;
-    std::vector<std::string> modules;   // shared objects loaded after boot
+    std::vector<std::string> modules;  // shared objects loaded after boot
     u64 kernel_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
-    bool crash_kernel = false;       // boots in the reserved range with KHO off
+    bool crash_kernel = false;  // boots in the reserved range with KHO off
 };
 
 /// Parses "key=value" and "key" words; the last early_param handler of a key wins. Quotes protect spaces.
-struct CmdlineWord { std::string key, value; };
+struct CmdlineWord {
+    std::string key, value;
+};
 std::vector<CmdlineWord> parse_cmdline(std::string_view cmdline);
 /// kstrtobool: 1 y t on / 0 n f off, first letters, any case. EINVAL otherwise.
 Result<bool> parse_bool_param(std::string_view value);
@@ -63,7 +65,10 @@ struct ExtraSegments {
 };
 
 struct Hooks {
-    struct EarlyParam { std::string key; std::function<Result<>(std::string_view value)> handler; };
+    struct EarlyParam {
+        std::string key;
+        std::function<Result<>(std::string_view value)> handler;
+    };
     std::vector<EarlyParam> early_param;
     std::vector<std::function<void()>> early_memory;
     std::vector<std::function<void()>> before_free_all;
@@ -119,6 +124,8 @@ public:
     const PhysRange& crash_range() const { return crash_range_; }
     /// Blackout starts (freeze, or the reboot where nothing freezes); later calls before the jump do nothing.
     void blackout_begins();
+    /// A freeze failed or was cancelled: the workload runs on.
+    void blackout_called_off() { blackout_start_ns_.reset(); }
     std::optional<u64> blackout_start_ns() const { return blackout_start_ns_; }
 
 private:

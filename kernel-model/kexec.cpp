@@ -9,8 +9,8 @@
 namespace kexec_sim {
 namespace {
 
-constexpr u64 image_align = 2 * MiB;   // CONFIG_PHYSICAL_ALIGN
-constexpr u64 load_floor = MiB;        // nothing is loaded below 1 MiB
+constexpr u64 image_align = 2 * MiB;  // CONFIG_PHYSICAL_ALIGN
+constexpr u64 load_floor = MiB;       // nothing is loaded below 1 MiB
 constexpr u64 cold_image_at = 16 * MiB;
 constexpr u64 cold_boot_params_at = 0x10000;
 
@@ -31,9 +31,8 @@ std::optional<PhysRange> hole_in(PhysRange area, u64 bytes, u64 align, const std
     u64 at = align_down(area.end.raw - bytes, align);
     while (at >= area.begin.raw) {
         const PhysRange candidate = phys_range(PhysAddr{at}, bytes);
-        const auto clash = std::ranges::find_if(placed, [&](const KexecSegment& segment) {
-            return segment.destination.overlaps(candidate);
-        });
+        const auto clash = std::ranges::find_if(
+            placed, [&](const KexecSegment& segment) { return segment.destination.overlaps(candidate); });
         if (clash == placed.end()) return candidate;
         if (clash->destination.begin.raw < bytes) return std::nullopt;
         at = align_down(clash->destination.begin.raw - bytes, align);
@@ -50,7 +49,8 @@ void place_image(PhysicalMemory& ram, PhysRange at, std::span<const std::byte> h
 
 KexecLoader::~KexecLoader() = default;
 
-Result<PhysRange> KexecLoader::find_hole(u64 bytes, u64 align, const std::vector<KexecSegment>& placed, bool crash) const {
+Result<PhysRange> KexecLoader::find_hole(u64 bytes, u64 align, const std::vector<KexecSegment>& placed,
+                                         bool crash) const {
     bytes = align_up(bytes, page_bytes);
     std::vector<PhysRange> areas;
     bool policy_answered = false;
@@ -85,7 +85,8 @@ Result<> KexecLoader::load(const KexecRequest& request) {
         if (extra.finish) finishers.push_back(extra.finish);
     }
     wanted.push_back({"boot-params", boot_params_bytes, page_bytes, {}, {}});
-    if (request.initrd_bytes) wanted.push_back({"initrd", request.initrd_bytes, page_bytes, {}, image_head("initrd", request)});
+    if (request.initrd_bytes)
+        wanted.push_back({"initrd", request.initrd_bytes, page_bytes, {}, image_head("initrd", request)});
     wanted.push_back({"kernel", request.kernel_bytes, image_align, {}, image_head("kernel", request)});
 
     u64 bytes_total = 0;
@@ -100,9 +101,9 @@ Result<> KexecLoader::load(const KexecRequest& request) {
 
     unload();
     for (const KexecSegment& segment : image.segments) {
-        kernel_.machine.trace.emit(Layer::kernel, "kexec.segment",
-                                   {{"segment", segment.name}, {"phys", segment.destination.begin},
-                                    {"bytes", segment.destination.bytes()}});
+        kernel_.machine.trace.emit(
+            Layer::kernel, "kexec.segment",
+            {{"segment", segment.name}, {"phys", segment.destination.begin}, {"bytes", segment.destination.bytes()}});
         if (segment.name == "boot-params") image.boot_params = segment.destination;
     }
     image_ = std::move(image);
@@ -167,8 +168,9 @@ BootParams firmware_boot(Machine& machine, const KexecRequest& request) {
     for (const MemoryMapEntry& entry : params.memory_map)
         if (entry.type == MemoryType::ram && entry.range.contains(PhysAddr{cold_image_at})) low = entry.range;
     if (low.empty() || low.end.raw < cold_image_at + request.kernel_bytes + request.initrd_bytes)
-        throw UserError(fmt::format("kexec-sim: error: the firmware cannot load an image of {} MiB into this machine's memory",
-                                    (request.kernel_bytes + request.initrd_bytes) / MiB));
+        throw UserError(
+            fmt::format("kexec-sim: error: the firmware cannot load an image of {} MiB into this machine's memory",
+                        (request.kernel_bytes + request.initrd_bytes) / MiB));
     params.kernel_image = phys_range(PhysAddr{cold_image_at}, align_up(request.kernel_bytes, page_bytes));
     const u64 initrd_bytes = align_up(request.initrd_bytes, page_bytes);
     params.initrd = phys_range(PhysAddr{align_down(low.end.raw - initrd_bytes, page_bytes)}, initrd_bytes);
@@ -187,7 +189,8 @@ BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange c
     for (const MemoryMapEntry& entry : machine.memory_map)
         if (entry.range.end.raw <= MiB) params.memory_map.push_back(entry);
     params.memory_map.push_back({crash_range, MemoryType::ram});
-    const u64 kernel_bytes = align_up(request.kernel_bytes, page_bytes), initrd_bytes = align_up(request.initrd_bytes, page_bytes);
+    const u64 kernel_bytes = align_up(request.kernel_bytes, page_bytes),
+              initrd_bytes = align_up(request.initrd_bytes, page_bytes);
     if (crash_range.bytes() < kernel_bytes + initrd_bytes + boot_params_bytes + image_align)
         throw KernelPanic("crash kernel: the reserved range is too small for the image");
     params.kernel_image = phys_range(PhysAddr{align_up(crash_range.begin.raw, image_align)}, kernel_bytes);

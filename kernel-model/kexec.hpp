@@ -22,7 +22,7 @@ namespace kexec_sim {
 class Kernel;
 
 struct KexecSegment {
-    std::string name;          // "kernel", "initrd", "boot-params", "kho-scratch": fault point kexec.segment[name]
+    std::string name;  // "kernel", "initrd", "boot-params", "kho-scratch": fault point kexec.segment[name]
     u64 bytes = 0;
     u64 align = page_bytes;
     PhysRange destination;
@@ -30,7 +30,7 @@ struct KexecSegment {
 };
 
 struct KexecRequest {
-    u32 kernel_index = 0;      // which entry of the scenario's kernels it boots
+    u32 kernel_index = 0;  // which entry of the scenario's kernels it boots
     std::string cmdline, release, profile;
     u64 kernel_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
     bool crash = false;
@@ -40,7 +40,7 @@ struct KexecImage {
     KexecRequest request;
     std::vector<KexecSegment> segments;
     std::vector<SetupData> setup_data;
-    PhysRange boot_params;     // destination of that segment
+    PhysRange boot_params;  // destination of that segment
     std::vector<Folio> source_folios;
     std::vector<PfnRange> source_pages;
 };

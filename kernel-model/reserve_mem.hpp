@@ -33,7 +33,12 @@ class Kernel;
 class ReserveMem {
 public:
     explicit ReserveMem(Kernel& kernel) : kernel_(kernel) {}
-    struct Entry { std::string name; u64 bytes = 0, align = 0; PhysRange range; bool revived = false; };
+    struct Entry {
+        std::string name;
+        u64 bytes = 0, align = 0;
+        PhysRange range;
+        bool revived = false;
+    };
     /// Early parameter. EINVAL: malformed; EBUSY: full, or the name is taken.
     Result<> parse(std::string_view value);
     /// Allocates the parsed entries (once memblock has memory).

@@ -64,7 +64,7 @@ public:
     Result<> punch_hole(u64 offset, u64 length);
     /// EPERM if F_SEAL_SEAL is set; EINVAL: unknown bits; EBUSY: write seal while pinned.
     Result<> add_seals(u32 more);
-    u64 allocated_bytes() const;   // what st_blocks says
+    u64 allocated_bytes() const;  // what st_blocks says
 
     // --- for handlers that preserve the file ---
     void freeze_mapping() { frozen_ = true; }
@@ -90,7 +90,10 @@ private:
     u64 permitted_bytes(u64 offset, u64 bytes) const;
 
     // The page cache (shmem_pages.cpp). Indexes are half-open: [begin, end).
-    struct Filled { u64 end; Errno error; };
+    struct Filled {
+        u64 end;
+        Errno error;
+    };
     /// Allocates what is missing in [begin, end). On failure `end` is the first index that stayed a hole.
     Filled fill_holes(u64 begin, u64 end);
     std::vector<FileExtent> holes(u64 begin, u64 end) const;  // pfn unused

@@ -80,10 +80,10 @@ public:
     Result<i32> free_descriptor() const;
     /// Lowest free number from 3. EMFILE at 1024 descriptors.
     Result<i32> install(FileRef file, bool cloexec);
-    Result<FileRef> get(i32 fd) const;              // EBADF
-    Result<Descriptor*> descriptor(i32 fd);         // EBADF
-    Result<> close(i32 fd);                         // EBADF
-    void kill();                                     // closes everything, ascending; idempotent
+    Result<FileRef> get(i32 fd) const;       // EBADF
+    Result<Descriptor*> descriptor(i32 fd);  // EBADF
+    Result<> close(i32 fd);                  // EBADF
+    void kill();                             // closes everything, ascending; idempotent
     /// The kernel is gone: descriptors are forgotten, nothing is closed.
     void abandon();
     std::vector<i32> open_fds() const;
@@ -103,8 +103,7 @@ public:
     Vfs& operator=(const Vfs&) = delete;
     u64 next_file_id() { return next_file_id_++; }
     /// A tracked file that is released however its last reference goes.
-    template <typename T, typename... Args>
-    std::shared_ptr<T> make_file(Args&&... args) {
+    template <typename T, typename... Args> std::shared_ptr<T> make_file(Args&&... args) {
         auto deleter = [alive = std::weak_ptr<Vfs*>(self_)](T* file) { dispose(alive, file); };
         std::shared_ptr<T> file(new T(std::forward<Args>(args)...), std::move(deleter));
         track(file);
@@ -123,7 +122,7 @@ public:
     };
     void add_pseudo_file(std::string path, PseudoFile file);
     void remove_pseudo_file(const std::string& path);
-    Result<std::string> read(const std::string& path) const;               // ENOENT
+    Result<std::string> read(const std::string& path) const;  // ENOENT
     Result<> write(const std::string& path, std::string_view content);
     std::vector<std::string> list(std::string_view prefix) const;
     /// An agent of that name that died is replaced (references to it end); one that lives is the answer.

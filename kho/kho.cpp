@@ -6,7 +6,10 @@
 namespace kexec_sim::kho {
 
 Kho::State::State(Kho& owner, Kernel& kernel_, const Edition& edition_)
-    : kho(owner), kernel(kernel_), machine(kernel_.machine), edition(edition_),
+    : kho(owner),
+      kernel(kernel_),
+      machine(kernel_.machine),
+      edition(edition_),
       tracking(kernel_, edition_, scratch) {}
 
 Kho::Kho(Kernel& kernel, const Edition& edition) : state_(std::make_unique<State>(*this, kernel, edition)) {

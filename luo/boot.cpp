@@ -49,8 +49,9 @@ void Orchestrator::startup() {
 }
 
 void Orchestrator::make_sysfs_file() {
-    kernel_.vfs.add_pseudo_file("sys/kernel/liveupdate/state",
-                                {[this]() -> Result<std::string> { return std::string(luo_state_name(state_)) + "\n"; }, {}});
+    kernel_.vfs.add_pseudo_file(
+        "sys/kernel/liveupdate/state",
+        {[this]() -> Result<std::string> { return std::string(luo_state_name(state_)) + "\n"; }, {}});
     kernel_.log.info("{}Initialized", edition_.prefix.sysfs);
 }
 

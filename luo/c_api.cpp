@@ -60,9 +60,17 @@ std::unique_ptr<Subsystem> bind(::liveupdate_subsystem* own) {
             *data = own->private_data;
             return result;
         };
-    if (ops->cancel) subsystem->cancel = [own, ops](u64 data) { ops->cancel(own, data); own->private_data = 0; };
+    if (ops->cancel)
+        subsystem->cancel = [own, ops](u64 data) {
+            ops->cancel(own, data);
+            own->private_data = 0;
+        };
     if (ops->boot) subsystem->boot = [own, ops](u64 data) { ops->boot(own, data); };
-    if (ops->finish) subsystem->finish = [own, ops](u64 data) { ops->finish(own, data); own->private_data = 0; };
+    if (ops->finish)
+        subsystem->finish = [own, ops](u64 data) {
+            ops->finish(own, data);
+            own->private_data = 0;
+        };
     return subsystem;
 }
 
@@ -85,8 +93,16 @@ std::unique_ptr<Subsystem> bind(::liveupdate_subsystem_v2* own) {
             *data = own->private_data;
             return result;
         };
-    if (ops->cancel) subsystem->cancel = [own, ops](u64 data) { ops->cancel(own->arg, data); own->private_data = 0; };
-    if (ops->finish) subsystem->finish = [own, ops](u64 data) { ops->finish(own->arg, data); own->private_data = 0; };
+    if (ops->cancel)
+        subsystem->cancel = [own, ops](u64 data) {
+            ops->cancel(own->arg, data);
+            own->private_data = 0;
+        };
+    if (ops->finish)
+        subsystem->finish = [own, ops](u64 data) {
+            ops->finish(own->arg, data);
+            own->private_data = 0;
+        };
     return subsystem;
 }
 
@@ -127,8 +143,12 @@ using kexec_sim::luo::entered;
 extern "C" {
 
 bool kho_is_enabled(void) { return entered.kho->enabled(); }
-int kho_preserve_folio(folio* handle) { return c_result(entered.kho->preserve_folio(luo::folio_of(handle), luo::caller)); }
-int kho_unpreserve_folio(folio* handle) { return c_result(entered.kho->unpreserve_folio(luo::folio_of(handle), luo::caller)); }
+int kho_preserve_folio(folio* handle) {
+    return c_result(entered.kho->preserve_folio(luo::folio_of(handle), luo::caller));
+}
+int kho_unpreserve_folio(folio* handle) {
+    return c_result(entered.kho->unpreserve_folio(luo::folio_of(handle), luo::caller));
+}
 int kho_preserve_phys(phys_addr_t phys, size_t size) {
     return c_result(entered.kho->preserve_phys(PhysAddr{phys}, size, luo::caller));
 }
@@ -156,7 +176,8 @@ int kexec_sim_register_subsystem(int abi, void* own) {
     if (const auto same = luo::check_abi(abi); !same) return c_result(same);
     auto& known = entered.subsystems[own];
     if (!known)
-        known = abi == 2 ? luo::bind(static_cast<liveupdate_subsystem_v2*>(own)) : luo::bind(static_cast<liveupdate_subsystem*>(own));
+        known = abi == 2 ? luo::bind(static_cast<liveupdate_subsystem_v2*>(own))
+                         : luo::bind(static_cast<liveupdate_subsystem*>(own));
     const auto result = entered.orchestrator->register_subsystem(known.get());
     if (!result && !entered.orchestrator->on_list(known.get())) entered.subsystems.erase(own);
     return c_result(result);

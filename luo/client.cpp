@@ -34,8 +34,7 @@ Result<i64> LuoClient::raw(u32 request, std::span<std::byte> argument) {
     return kernel_.vfs.ioctl(agent_, fd_, request, buffer);
 }
 
-template <typename Argument>
-Result<> LuoClient::call(IoctlOp op, Argument& argument) {
+template <typename Argument> Result<> LuoClient::call(IoctlOp op, Argument& argument) {
     if (!is_open()) return fail(Errno::ebadf);
     const IoctlEntry* entry = edition().find_op(op);
     if (!entry) return fail(Errno::enotty);

@@ -34,8 +34,7 @@ public:
     Result<i64> raw(u32 request, std::span<std::byte> argument);
 
 private:
-    template <typename Argument>
-    Result<> call(IoctlOp op, Argument& argument);
+    template <typename Argument> Result<> call(IoctlOp op, Argument& argument);
     const Edition& edition() const;
 
     Kernel& kernel_;

@@ -20,15 +20,13 @@ struct Call {
     Machine& machine() const { return luo.kernel().machine; }
 
     /// The argument; what the program left out is zero.
-    template <typename T>
-    Result<T> read() const {
+    template <typename T> Result<T> read() const {
         T value{};
         const u64 known = std::min<u64>(sizeof value, bytes);
         TRY(argument.copy_in(0, std::as_writable_bytes(std::span(&value, 1)).first(known)));
         return value;
     }
-    template <typename T>
-    Result<i64> reply(const T& value) const {
+    template <typename T> Result<i64> reply(const T& value) const {
         TRY(machine().faults.check(FaultPoint::luo_copy_out, ioctl_name(entry.op)));
         TRY(argument.copy_out(0, std::as_bytes(std::span(&value, 1)).first(std::min<u64>(sizeof value, bytes))));
         return 0;
@@ -48,8 +46,7 @@ FileView view_of(const FileRef& file) {
 }
 
 /// FD_RESTORE: `answer(fd)` copies the struct back.
-template <typename Answer>
-Result<i64> restore(const Call& call, u64 token, Answer&& answer) {
+template <typename Answer> Result<i64> restore(const Call& call, u64 token, Answer&& answer) {
     if (const auto number = call.caller.free_descriptor(); !number) {
         call.luo.kernel().log.err("{}Failed to allocate new fd: {}", call.luo.edition().prefix.ioctl,
                                   -static_cast<int>(number.error()));
@@ -151,8 +148,7 @@ Result<> check_beyond(const UserBuffer& argument, u64 known, u64 bytes) {
 
 }  // namespace
 
-template <typename Body>
-Result<i64> DeviceFile::traced(std::string_view name, Body&& body) {
+template <typename Body> Result<i64> DeviceFile::traced(std::string_view name, Body&& body) {
     TraceRecorder& trace = orchestrator_.kernel().machine.trace;
     trace.emit(Layer::luo, "luo.ioctl", {{"ioctl", name}}, Phase::begin);
     const Result<i64> result = body();
@@ -162,7 +158,8 @@ Result<i64> DeviceFile::traced(std::string_view name, Body&& body) {
 }
 
 Result<i64> DeviceFile::ioctl(Agent& caller, u32 request, UserBuffer& argument) {
-    return orchestrator_.edition().size_prefixed ? ioctl_v3(caller, request, argument) : ioctl_v2(caller, request, argument);
+    return orchestrator_.edition().size_prefixed ? ioctl_v3(caller, request, argument)
+                                                 : ioctl_v2(caller, request, argument);
 }
 
 Result<i64> DeviceFile::ioctl_v3(Agent& caller, u32 request, UserBuffer& argument) {
@@ -184,12 +181,13 @@ Result<i64> DeviceFile::ioctl_v3(Agent& caller, u32 request, UserBuffer& argumen
 
 Result<i64> DeviceFile::ioctl_v2(Agent& caller, u32 request, UserBuffer& argument) {
     const auto table = orchestrator_.edition().ioctls;
-    const auto entry = std::find_if(table.begin(), table.end(), [&](const IoctlEntry& known) { return known.request == request; });
+    const auto entry =
+        std::find_if(table.begin(), table.end(), [&](const IoctlEntry& known) { return known.request == request; });
     if (entry == table.end())
         return traced(fmt::format("{:#x}", request), [&]() -> Result<i64> {
             if (abi::ioctl_type(request) == abi::LIVEUPDATE_IOCTL_TYPE)
-                orchestrator_.kernel().log.warn("{}ioctl: unknown command nr: {:#x}", orchestrator_.edition().prefix.ioctl,
-                                                abi::ioctl_nr(request));
+                orchestrator_.kernel().log.warn("{}ioctl: unknown command nr: {:#x}",
+                                                orchestrator_.edition().prefix.ioctl, abi::ioctl_nr(request));
             return fail(Errno::enotty);
         });
     return traced(ioctl_name(entry->op), [&]() -> Result<i64> {
@@ -207,16 +205,17 @@ void DeviceFile::release() {
 
 void register_device(Orchestrator& orchestrator) {
     const auto in_use = std::make_shared<bool>(false);
-    orchestrator.kernel().vfs.register_device(device_path, [&orchestrator, in_use](Agent&, u32 flags) -> Result<FileRef> {
-        Vfs& vfs = orchestrator.kernel().vfs;
-        if (orchestrator.edition().exclusive_open) {
-            if (std::exchange(*in_use, true)) return fail(Errno::ebusy);
-        } else if (flags & O_EXCL_BIT) {
-            // CAP_SYS_ADMIN, the other condition, every agent has.
-            return fail(Errno::einval);
-        }
-        return vfs.make_file<DeviceFile>(vfs.next_file_id(), orchestrator, in_use);
-    });
+    orchestrator.kernel().vfs.register_device(
+        device_path, [&orchestrator, in_use](Agent&, u32 flags) -> Result<FileRef> {
+            Vfs& vfs = orchestrator.kernel().vfs;
+            if (orchestrator.edition().exclusive_open) {
+                if (std::exchange(*in_use, true)) return fail(Errno::ebusy);
+            } else if (flags & O_EXCL_BIT) {
+                // CAP_SYS_ADMIN, the other condition, every agent has.
+                return fail(Errno::einval);
+            }
+            return vfs.make_file<DeviceFile>(vfs.next_file_id(), orchestrator, in_use);
+        });
 }
 
 }  // namespace kexec_sim::luo

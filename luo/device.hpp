@@ -24,7 +24,9 @@ inline constexpr u32 O_EXCL_BIT = 0x80;
 class DeviceFile final : public File {
 public:
     DeviceFile(u64 id, Orchestrator& orchestrator, std::shared_ptr<bool> in_use)
-        : File(id), orchestrator_(orchestrator), in_use_(std::move(in_use)) {}
+        : File(id),
+          orchestrator_(orchestrator),
+          in_use_(std::move(in_use)) {}
     std::string_view kind() const override { return "liveupdate"; }
     void release() override;
     Result<i64> ioctl(Agent& caller, u32 request, UserBuffer& argument) override;
@@ -32,8 +34,7 @@ public:
 private:
     Result<i64> ioctl_v3(Agent& caller, u32 request, UserBuffer& argument);
     Result<i64> ioctl_v2(Agent& caller, u32 request, UserBuffer& argument);
-    template <typename Body>
-    Result<i64> traced(std::string_view name, Body&& body);
+    template <typename Body> Result<i64> traced(std::string_view name, Body&& body);
 
     Orchestrator& orchestrator_;
     std::shared_ptr<bool> in_use_;  // of all openers

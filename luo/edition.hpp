@@ -18,8 +18,16 @@
 namespace kexec_sim::luo {
 
 enum class IoctlOp : u8 {
-    fd_preserve, fd_unpreserve, fd_restore, get_state, set_event, get_fd_state, set_fd_event,
-    prepare, cancel, finish,
+    fd_preserve,
+    fd_unpreserve,
+    fd_restore,
+    get_state,
+    set_event,
+    get_fd_state,
+    set_fd_event,
+    prepare,
+    cancel,
+    finish,
 };
 /// "FD_PRESERVE", …: what fault points and the trace call it.
 std::string_view ioctl_name(IoctlOp op);
@@ -32,12 +40,14 @@ struct IoctlEntry {
 
 struct Edition {
     std::string_view name;
-    struct Prefix { std::string_view core, subsystems, files, ioctl, sysfs; } prefix;  // "luo_core: ", …
+    struct Prefix {
+        std::string_view core, subsystems, files, ioctl, sysfs;
+    } prefix;  // "luo_core: ", …
 
-    bool boot_callback = false;      // subsystems have one; it runs inside a registration in the updated state
-    bool callback_takes_arg = false; // first argument of callbacks: `void *arg` instead of the subsystem
-    bool size_prefixed = false;      // form of ioctl arguments
-    bool exclusive_open = false;     // EBUSY for a second opener; the last close drops all files
+    bool boot_callback = false;       // subsystems have one; it runs inside a registration in the updated state
+    bool callback_takes_arg = false;  // first argument of callbacks: `void *arg` instead of the subsystem
+    bool size_prefixed = false;       // form of ioctl arguments
+    bool exclusive_open = false;      // EBUSY for a second opener; the last close drops all files
 
     std::span<const IoctlEntry> ioctls;  // size_prefixed: by nr
     const IoctlEntry* find_op(IoctlOp op) const;

@@ -139,7 +139,8 @@ std::vector<FileTree::Node> FileTree::nodes() const {
     int node = reader_->first_subnode(kho::FdtReader::root);
     for (; node >= 0; node = reader_->next_subnode(node)) {
         Node entry{reader_->node_name(node), std::nullopt, reader_->property_u64(node, abi::PROP_DATA)};
-        if (const auto text = reader_->property_text(node, abi::PROP_COMPATIBLE)) entry.compatible = std::string(*text);
+        if (const auto text = reader_->property_text(node, abi::PROP_COMPATIBLE))
+            entry.compatible = std::string(*text);
         found.push_back(std::move(entry));
     }
     // Damage in the structure: the rest of the nodes cannot be reached. Say so rather than lose them.

@@ -42,7 +42,7 @@ public:
     int adopt(PhysAddr phys);
     bool incoming() const { return reader_.has_value(); }
     struct Node {
-        std::string name;                       // empty: unreadable
+        std::string name;  // empty: unreadable
         std::optional<std::string> compatible;
         std::optional<u64> data;
     };

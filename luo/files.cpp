@@ -8,8 +8,11 @@
 namespace kexec_sim::luo {
 
 Files::Files(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
-    : kernel_(kernel), kho_(kho), orchestrator_(orchestrator),
-      handlers_lock_(kernel.machine, "the file handler list lock"), tree_(kernel, kho) {
+    : kernel_(kernel),
+      kho_(kho),
+      orchestrator_(orchestrator),
+      handlers_lock_(kernel.machine, "the file handler list lock"),
+      tree_(kernel, kho) {
     subsystem_.name = abi::LUO_FILES_NODE_NAME;
     subsystem_.prepare = [this](u64* data) { return prepare_all(data); };
     subsystem_.freeze = [this](u64*) { return freeze_all(); };
@@ -27,7 +30,8 @@ void Files::log(LogLevel level, std::string_view text) {
 void Files::start() {
     if (!orchestrator_.enabled()) return;
     if (const auto registered = orchestrator_.register_subsystem(&subsystem_); !registered)
-        log(LogLevel::warn, fmt::format("Failed to register luo_file subsystem [{}]", -static_cast<int>(registered.error())));
+        log(LogLevel::warn,
+            fmt::format("Failed to register luo_file subsystem [{}]", -static_cast<int>(registered.error())));
     // Without a boot callback the incoming tree is fetched here. Without its property there is nothing to fetch; FINISH
     // will panic over it.
     if (orchestrator_.edition().boot_callback || orchestrator_.state() != LuoState::updated) return;
@@ -54,7 +58,8 @@ Result<> Files::register_handler(FileHandler* handler) {
     handlers_.push_back(handler);
     Referee& referee = kernel_.machine.referee;
     referee.claimer_present(handler->compatible);
-    for (const LuoCallback callback : {LuoCallback::prepare, LuoCallback::freeze, LuoCallback::cancel, LuoCallback::finish})
+    for (const LuoCallback callback :
+         {LuoCallback::prepare, LuoCallback::freeze, LuoCallback::cancel, LuoCallback::finish})
         if (!handler->provides(callback)) referee.callback_absent(handler->compatible, callback);
     return {};
 }

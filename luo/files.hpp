@@ -65,15 +65,15 @@ public:
     ~Files();
 
     // --- handlers (luo/files.cpp) ---
-    Result<> register_handler(FileHandler* handler);      // EBUSY, EEXIST
-    Result<> unregister_handler(FileHandler* handler);    // EBUSY, ENOENT
+    Result<> register_handler(FileHandler* handler);    // EBUSY, EEXIST
+    Result<> unregister_handler(FileHandler* handler);  // EBUSY, ENOENT
 
     // --- what the device offers (luo/files.cpp, luo/files_incoming.cpp) ---
-    Result<> preserve(Agent& caller, i32 fd, u64 token);  // EBADF, EBUSY, ENOENT, ENOMEM, EEXIST
-    Result<> unpreserve(u64 token);                       // EBUSY, ENOENT
-    Result<FileRef> retrieve(u64 token);                  // EBUSY, ENOENT, EINVAL, the handler's errno
+    Result<> preserve(Agent& caller, i32 fd, u64 token);    // EBADF, EBUSY, ENOENT, ENOMEM, EEXIST
+    Result<> unpreserve(u64 token);                         // EBUSY, ENOENT
+    Result<FileRef> retrieve(u64 token);                    // EBUSY, ENOENT, EINVAL, the handler's errno
     Result<LuoState> file_state(u64 token, bool incoming);  // ENOENT
-    Result<> file_event(u64 token, u32 event);            // ENOENT, EBUSY, EINVAL, the handler's errno
+    Result<> file_event(u64 token, u32 event);              // ENOENT, EBUSY, EINVAL, the handler's errno
     /// The device's last close: every outgoing file goes, whatever its state.
     void drop_outgoing();
 
@@ -119,8 +119,7 @@ private:
     Result<FileRef> call_retrieve(u64 token, Record& record);
 
     /// One callback: instruments, fault point, handler.
-    template <typename Body>
-    Result<> call(LuoCallback callback, u64 token, const Record& record, Body&& body);
+    template <typename Body> Result<> call(LuoCallback callback, u64 token, const Record& record, Body&& body);
     void log(LogLevel level, std::string_view text);
 
     Kernel& kernel_;

@@ -22,8 +22,7 @@ int returned(const Result<>& result) { return result ? 0 : -static_cast<int>(res
 
 // --- one callback of one file --------------------------------------------------------------------------------------------
 
-template <typename Body>
-Result<> Files::call(LuoCallback callback, u64 token, const Record& record, Body&& body) {
+template <typename Body> Result<> Files::call(LuoCallback callback, u64 token, const Record& record, Body&& body) {
     FileHandler& handler = *record.handler;
     if (!handler.provides(callback)) return {};
     Machine& machine = kernel_.machine;
@@ -35,11 +34,14 @@ Result<> Files::call(LuoCallback callback, u64 token, const Record& record, Body
     if (runs) machine.referee.file_callback(token, handler.compatible, callback, std::nullopt);
     const bool may_fail = callback == LuoCallback::prepare || callback == LuoCallback::freeze;
     Result<> result;
-    if (may_fail && fault && fault->kind == FaultKind::fail) result = fail(fault->error);
-    else if (runs) result = body(handler);
+    if (may_fail && fault && fault->kind == FaultKind::fail)
+        result = fail(fault->error);
+    else if (runs)
+        result = body(handler);
     if (may_fail && fault && fault->kind == FaultKind::lie) result = fail(fault->error);
     machine.trace.emit(Layer::luo, span,
-                       {hex_field("token", token), {"handler", handler.compatible}, result_field(result)}, Phase::end);
+                       {hex_field("token", token), {"handler", handler.compatible}, result_field(result)},
+                       Phase::end);
     if (runs) machine.referee.file_callback(token, handler.compatible, callback, result);
     return result;
 }
@@ -141,7 +143,8 @@ Result<> Files::commit() {
     for (const auto& [token, record] : outgoing_) {
         const int code = tree_.write_data(token, record.data);
         if (code == 0) continue;
-        log(LogLevel::err, fmt::format("Failed to set data property for token {}: {}", token, kho::fdt_error_text(code)));
+        log(LogLevel::err,
+            fmt::format("Failed to set data property for token {}: {}", token, kho::fdt_error_text(code)));
         return fail(Errno::enospc);
     }
     return {};
@@ -180,7 +183,8 @@ Result<> Files::file_event(u64 token, u32 event) {
     case LuoEvent::freeze:
         if (record.state == LuoState::normal && !std::exchange(warned_freeze_, true))
             kernel_.log.warn_on(fmt::format("{}freeze of file token {:#x}, which is not prepared",
-                                            orchestrator_.edition().prefix.files, token), true);
+                                            orchestrator_.edition().prefix.files, token),
+                                true);
         return freeze_one(token, record);
     case LuoEvent::cancel: cancel_one(token, record); return {};
     case LuoEvent::finish: break;

@@ -26,7 +26,8 @@ void Files::add_incoming(const FileTree::Node& node) {
     if (!node.data) throw KernelPanic(fmt::format("Can't recover property 'data' for FDT node '{}'", node.name));
     FileHandler* handler = find_handler(*node.compatible);
     if (!handler)
-        throw KernelPanic(fmt::format("FDT node '{}': No registered handler for compatible '{}'", node.name, *node.compatible));
+        throw KernelPanic(
+            fmt::format("FDT node '{}': No registered handler for compatible '{}'", node.name, *node.compatible));
     Record& record = incoming_[*token];
     record.handler = handler;
     record.data = *node.data;
@@ -65,7 +66,8 @@ Result<FileRef> Files::retrieve(u64 token) {
 Result<FileRef> Files::call_retrieve(u64 token, Record& record) {
     Machine& machine = kernel_.machine;
     const std::string& compatible = record.handler->compatible;
-    machine.trace.emit(Layer::luo, "luo.file.retrieve", {hex_field("token", token), {"handler", compatible}}, Phase::begin);
+    machine.trace.emit(Layer::luo, "luo.file.retrieve", {hex_field("token", token), {"handler", compatible}},
+                       Phase::begin);
     const auto injected = machine.faults.check(FaultPoint::luo_file_retrieve, compatible);
     Result<FileRef> file = injected ? record.handler->retrieve(record.data) : Result<FileRef>(fail(injected.error()));
     const Result<> result = file ? Result<>{} : Result<>(fail(file.error()));

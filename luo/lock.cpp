@@ -10,8 +10,10 @@ void TaskLock::acquire(bool write) {
     // Readers share: a callback that runs under a read lock may take it once more.
     if (writer_ || (write && readers_ != 0)) wait_for_ever(write ? "writing" : "reading");
     if (holder_is_gone_ && write) wait_for_ever("writing");
-    if (write) writer_ = true;
-    else ++readers_;
+    if (write)
+        writer_ = true;
+    else
+        ++readers_;
 }
 
 void TaskLock::release(bool write) {
@@ -25,8 +27,7 @@ void TaskLock::release(bool write) {
 }
 
 void TaskLock::wait_for_ever(std::string_view how) {
-    if (holder_is_gone_)
-        throw TaskBlocked(fmt::format("{} waits for {}, which a hung task holds", how, name_));
+    if (holder_is_gone_) throw TaskBlocked(fmt::format("{} waits for {}, which a hung task holds", how, name_));
     const std::string text = fmt::format("{} is taken for {} by the task that holds it", name_, how);
     machine_.referee.lock_violation(text);
     throw TaskDeadlock(text);

@@ -41,8 +41,10 @@ class ReadGuard {
 public:
     explicit ReadGuard(TaskLock& lock) : lock_(lock) { lock_.acquire(false); }
     ~ReadGuard() {
-        if (std::uncaught_exceptions() > exceptions_) lock_.holder_is_gone_ = true;
-        else lock_.release(false);
+        if (std::uncaught_exceptions() > exceptions_)
+            lock_.holder_is_gone_ = true;
+        else
+            lock_.release(false);
     }
     ReadGuard(const ReadGuard&) = delete;
     ReadGuard& operator=(const ReadGuard&) = delete;
@@ -57,8 +59,10 @@ class WriteGuard {
 public:
     explicit WriteGuard(TaskLock& lock) : lock_(lock) { lock_.acquire(true); }
     ~WriteGuard() {
-        if (std::uncaught_exceptions() > exceptions_) lock_.holder_is_gone_ = true;
-        else lock_.release(true);
+        if (std::uncaught_exceptions() > exceptions_)
+            lock_.holder_is_gone_ = true;
+        else
+            lock_.release(true);
     }
     WriteGuard(const WriteGuard&) = delete;
     WriteGuard& operator=(const WriteGuard&) = delete;

@@ -7,8 +7,9 @@
 namespace kexec_sim::luo {
 namespace {
 
-constexpr std::string_view usage = "Usage: luoctl [-h|--help] <command>\n"
-                                   "Commands: state, prepare, cancel, finish\n";
+constexpr std::string_view usage =
+    "Usage: luoctl [-h|--help] <command>\n"
+    "Commands: state, prepare, cancel, finish\n";
 
 LuoctlResult failed(std::string_view text) { return {1, "", fmt::format("Error: {}\n", text)}; }
 

@@ -20,7 +20,10 @@ PfnRange frames_of(const FileExtent& run) { return pfn_range(run.pfn, run.pages)
 }  // namespace
 
 MemfdHandler::MemfdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
-    : FileHandler(abi::MEMFD_COMPATIBLE), kernel_(kernel), kho_(kho), orchestrator_(orchestrator) {
+    : FileHandler(abi::MEMFD_COMPATIBLE),
+      kernel_(kernel),
+      kho_(kho),
+      orchestrator_(orchestrator) {
     kernel.hooks.initcall[7].push_back([this] { register_late(); });
 }
 
@@ -85,7 +88,8 @@ Result<> MemfdHandler::preserve_pages(const ShmemFile& memfd) {
 }
 
 void MemfdHandler::unpreserve_pages(const ShmemFile& memfd) {
-    for (const FileExtent& extent : memfd.extents()) static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
+    for (const FileExtent& extent : memfd.extents())
+        static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
 }
 
 Result<Folio> MemfdHandler::write_tree(const ShmemFile& memfd) {
@@ -107,7 +111,8 @@ Result<> MemfdHandler::fill_tree(const ShmemFile& memfd, PhysRange where, u64 fo
     kho::FdtWriter writer(ram, where, site);
     int code = writer.create();
     code |= writer.begin_node("");
-    if (TRY(fdt_write_permitted(kernel_.machine, abi::MEMFD_PROP_POS))) code |= writer.property_u64(abi::MEMFD_PROP_POS, memfd.pos);
+    if (TRY(fdt_write_permitted(kernel_.machine, abi::MEMFD_PROP_POS)))
+        code |= writer.property_u64(abi::MEMFD_PROP_POS, memfd.pos);
     if (TRY(fdt_write_permitted(kernel_.machine, abi::MEMFD_PROP_SIZE)))
         code |= writer.property_u64(abi::MEMFD_PROP_SIZE, memfd.size());
     PhysAddr at;
@@ -125,8 +130,9 @@ void MemfdHandler::write_folios(const ShmemFile& memfd, PhysAddr at) {
     for (const FileExtent& extent : memfd.extents()) {
         std::vector<abi::MemfdFolio> array(extent.pages);
         for (u64 page = 0; page < extent.pages; ++page)
-            array[page] = {(extent.pfn + page).raw << page_shift | abi::PRESERVED_FLAG_DIRTY | abi::PRESERVED_FLAG_UPTODATE,
-                           extent.index + page};
+            array[page] = {
+                (extent.pfn + page).raw << page_shift | abi::PRESERVED_FLAG_DIRTY | abi::PRESERVED_FLAG_UPTODATE,
+                extent.index + page};
         const auto bytes = std::as_bytes(std::span(array));
         abi_write_bytes(kernel_.machine.ram, at, bytes, "memfd.tree.folios");
         at = at + bytes.size();
@@ -157,7 +163,8 @@ void MemfdHandler::cancel(File& file, u64 data) {
         // KHO takes nothing back until it is aborted (LUO-D7, and a failed freeze): then.
         const std::vector<FileExtent> extents(memfd.extents().begin(), memfd.extents().end());
         orchestrator_.after_abort([this, extents, tree] {
-            for (const FileExtent& extent : extents) static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
+            for (const FileExtent& extent : extents)
+                static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
             static_cast<void>(kho_.unpreserve_folio(tree, who));
             kernel_.pages.free_folio(tree);
         });
@@ -188,10 +195,13 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
         const Pfn pfn{folio.foliodesc >> page_shift};
         if (folio.index > file_bytes_max >> page_shift) return fail(Errno::einval);
         // KHO has no such page to restore: the kernel's function returns NULL.
-        if (pfn.raw >= ram.bytes_max() >> page_shift || !ram.contains(pfn.phys(), page_bytes)) return fail(Errno::enoent);
+        if (pfn.raw >= ram.bytes_max() >> page_shift || !ram.contains(pfn.phys(), page_bytes))
+            return fail(Errno::enoent);
         FileExtent* last = content.runs.empty() ? nullptr : &content.runs.back();
-        if (last && last->pfn + last->pages == pfn && last->index + last->pages == folio.index) ++last->pages;
-        else content.runs.push_back({folio.index, pfn, 1});
+        if (last && last->pfn + last->pages == pfn && last->index + last->pages == folio.index)
+            ++last->pages;
+        else
+            content.runs.push_back({folio.index, pfn, 1});
     }
     return content;
 }

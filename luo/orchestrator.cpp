@@ -3,8 +3,13 @@
 namespace kexec_sim::luo {
 
 Orchestrator::Orchestrator(Kernel& kernel, kho::Kho& kho, const Edition& edition)
-    : kernel_(kernel), kho_(kho), edition_(edition), state_lock_(kernel.machine, "the LUO state lock"),
-      list_lock_(kernel.machine, "the subsystem list lock"), tree_(kernel, kho, edition), files_(kernel, kho, *this) {
+    : kernel_(kernel),
+      kho_(kho),
+      edition_(edition),
+      state_lock_(kernel.machine, "the LUO state lock"),
+      list_lock_(kernel.machine, "the subsystem list lock"),
+      tree_(kernel, kho, edition),
+      files_(kernel, kho, *this) {
     attach();
 }
 
@@ -24,12 +29,14 @@ void Orchestrator::set_state(LuoState to, bool quiet) {
     kernel_.machine.referee.luo_state(from, to);
     kernel_.machine.trace.emit(Layer::luo, "luo.state", {{"from", luo_state_name(from)}, {"to", luo_state_name(to)}});
     if (!quiet)
-        log(LogLevel::info, fmt::format("Switched from [{}] to [{}] state", luo_state_name(from), luo_state_name(to)));
+        log(LogLevel::info,
+            fmt::format("Switched from [{}] to [{}] state", luo_state_name(from), luo_state_name(to)));
 }
 
 bool Orchestrator::switch_allowed(bool allowed, LuoState target) {
     if (!allowed)
-        log(LogLevel::warn, fmt::format("Can't switch to [{}] from [{}] state", luo_state_name(target), luo_state_name(state_)));
+        log(LogLevel::warn,
+            fmt::format("Can't switch to [{}] from [{}] state", luo_state_name(target), luo_state_name(state_)));
     return allowed;
 }
 
@@ -104,6 +111,7 @@ Result<> Orchestrator::freeze() {
         set_state(LuoState::frozen);
         return {};
     }
+    kernel_.blackout_called_off();
     if (strict()) {
         // KHO first: until it is aborted nothing can be unpreserved.
         static_cast<void>(abort_kho());
@@ -134,6 +142,7 @@ Result<> Orchestrator::cancel() {
     const WriteGuard guard(state_lock_);
     const bool allowed = state_ == LuoState::prepared || state_ == LuoState::frozen;
     if (!switch_allowed(allowed, LuoState::normal)) return fail(Errno::einval);
+    kernel_.blackout_called_off();
     cancel_all();
     static_cast<void>(commit());  // the zeros; nobody will read them
     tree_.destroy();

@@ -83,8 +83,8 @@ public:
     // --- subsystems (luo/subsystems.cpp) ---------------------------------------------------------------------------------
     /// EBUSY: neither normal nor updated. EEXIST. ENOENT: the incoming tree does not have it, yet it is on the list.
     Result<> register_subsystem(Subsystem* subsystem);
-    Result<> unregister_subsystem(Subsystem* subsystem);             // EBUSY, ENOENT
-    Result<u64> get_subsystem_data(Subsystem* subsystem);            // ENOENT
+    Result<> unregister_subsystem(Subsystem* subsystem);   // EBUSY, ENOENT
+    Result<u64> get_subsystem_data(Subsystem* subsystem);  // ENOENT
     bool on_list(const Subsystem* subsystem) const;
     const std::vector<Subsystem*>& subsystems() const { return subsystems_; }
 

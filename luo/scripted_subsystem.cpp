@@ -36,16 +36,22 @@ u64 name_seed(std::string_view name) {
 std::vector<PfnRange> runs_of(const std::vector<Pfn>& chain) {
     std::vector<PfnRange> runs;
     for (const Pfn pfn : chain) {
-        if (!runs.empty() && runs.back().end == pfn) runs.back().end = pfn + 1;
-        else runs.push_back(pfn_range(pfn, 1));
+        if (!runs.empty() && runs.back().end == pfn)
+            runs.back().end = pfn + 1;
+        else
+            runs.push_back(pfn_range(pfn, 1));
     }
     return runs;
 }
 
 }  // namespace
 
-ScriptedSubsystem::ScriptedSubsystem(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator, std::string name, Script script)
-    : kernel_(kernel), kho_(kho), orchestrator_(orchestrator), script_(script) {
+ScriptedSubsystem::ScriptedSubsystem(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator, std::string name,
+                                     Script script)
+    : kernel_(kernel),
+      kho_(kho),
+      orchestrator_(orchestrator),
+      script_(script) {
     subsystem_.name = std::move(name);
     bind_callbacks();
 }
@@ -62,8 +68,8 @@ void ScriptedSubsystem::bind_callbacks() {
 
 Result<> ScriptedSubsystem::register_with_luo() {
     if (!on_list()) {
-        frames_ = TRY(kernel_.pages.alloc_pages({.order = Order{0}, .site = "subsystem.pages", .frame_class = FrameClass::subsystem},
-                                                script_.pages));
+        frames_ = TRY(kernel_.pages.alloc_pages(
+            {.order = Order{0}, .site = "subsystem.pages", .frame_class = FrameClass::subsystem}, script_.pages));
         fill();
         calls_.clear();
     }
@@ -97,7 +103,8 @@ void ScriptedSubsystem::fill() {
         for (Pfn pfn = run.begin; pfn < run.end; pfn = pfn + 1) chain.push_back(pfn);
     for (u64 index = 0; index < chain.size(); ++index) {
         const bool last = index + 1 == chain.size();
-        std::array<u64, words_per_page> page{header_magic, chain.size(), index, last ? 0 : chain[index + 1].phys().raw};
+        std::array<u64, words_per_page> page{header_magic, chain.size(), index,
+                                             last ? 0 : chain[index + 1].phys().raw};
         for (u64 at = first_word; at < words_per_page; ++at) page[at] = word(index, at);
         abi_write_bytes(kernel_.machine.ram, chain[index].phys(), std::as_bytes(std::span(page)), "subsystem.page");
     }
@@ -170,8 +177,8 @@ void ScriptedSubsystem::finish(u64 data) {
             kernel_.pages.free_pages(pfn_range(run.begin, restored));
             if (result) break;
             run.begin = run.begin + restored;
-            kernel_.log.err("subsystem '{}': page {:#x} cannot be restored: {}", subsystem_.name, run.begin.phys().raw,
-                            -static_cast<int>(result.error()));
+            kernel_.log.err("subsystem '{}': page {:#x} cannot be restored: {}", subsystem_.name,
+                            run.begin.phys().raw, -static_cast<int>(result.error()));
             run.begin = run.begin + 1;
         }
     }
@@ -181,7 +188,7 @@ std::vector<Pfn> ScriptedSubsystem::follow(u64 data) {
     const PhysicalMemory& ram = kernel_.machine.ram;
     std::vector<Pfn> chain;
     u64 pages = 1;
-    for (PhysAddr at{data}; chain.size() < pages; ) {
+    for (PhysAddr at{data}; chain.size() < pages;) {
         const bool readable = at.raw != 0 && at.page_aligned() && ram.contains(at, page_bytes);
         const PageHeader header = readable ? ram.read<PageHeader>(at) : PageHeader{};
         if (chain.empty()) pages = header.pages;

@@ -12,7 +12,7 @@ namespace kexec_sim::luo {
 /// positive number, which is no error. They may throw KernelPanic. An empty one is skipped.
 struct Subsystem {
     std::string name;
-    std::function<int(u64* data)> prepare = {}, freeze = {};    // `data` points at private_data itself
+    std::function<int(u64*data)> prepare = {}, freeze = {};  // `data` points at private_data itself
     std::function<void(u64 data)> boot = {}, cancel = {}, finish = {};
     u64 private_data = 0;
     void* c_handle = nullptr;  // `struct liveupdate_subsystem *` of a module; nobody here looks at it

@@ -71,7 +71,8 @@ Result<> Orchestrator::boot_new(Subsystem& subsystem) {
     if (!data) {
         // LUO-D9: the errno says "not registered", the list says otherwise.
         kernel_.log.warn_on(fmt::format("{}no data of subsystem '{}' in the incoming FDT", edition_.prefix.subsystems,
-                                        subsystem.name), true);
+                                        subsystem.name),
+                            true);
         return fail(Errno::enoent);
     }
     call_infallible(subsystem, LuoCallback::boot, *data);
@@ -83,7 +84,8 @@ Result<> Orchestrator::unregister_subsystem(Subsystem* subsystem) {
     if (!normal_or_updated()) return fail(Errno::ebusy);
     const WriteGuard list_guard(list_lock_);
     if (std::erase(subsystems_, subsystem) == 0) {
-        kernel_.log.warn("{}Subsystem handler '{}' not found for unregistration.", edition_.prefix.subsystems, subsystem->name);
+        kernel_.log.warn("{}Subsystem handler '{}' not found for unregistration.", edition_.prefix.subsystems,
+                         subsystem->name);
         return fail(Errno::enoent);
     }
     kernel_.machine.referee.subsystem_unregistered(subsystem->name);
@@ -95,7 +97,8 @@ Result<u64> Orchestrator::get_subsystem_data(Subsystem* subsystem) {
     if (state_ != LuoState::updated || !tree_.incoming()) {
         if (!std::exchange(warned_data_, true))
             kernel_.log.warn_on(fmt::format("{}data of subsystem '{}' asked for outside the updated state",
-                                            edition_.prefix.subsystems, subsystem->name), true);
+                                            edition_.prefix.subsystems, subsystem->name),
+                                true);
         return fail(Errno::enoent);
     }
     const auto data = tree_.incoming_data(subsystem->name);
@@ -109,20 +112,23 @@ int Orchestrator::call_fallible(Subsystem& subsystem, LuoCallback callback) {
     Machine& machine = kernel_.machine;
     const auto& body = callback == LuoCallback::prepare ? subsystem.prepare : subsystem.freeze;
     const std::string span = span_name(callback);
-    machine.trace.emit(Layer::luo, span,
-                       {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data)}, Phase::begin);
+    machine.trace.emit(Layer::luo, span, {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data)},
+                       Phase::begin);
     const auto fault = machine.faults.visit(fault_point_of(callback), subsystem.name);
     // A skipped callback did not run, whatever the orchestrator believes: the referee does not hear of it.
     const bool runs = !fault || fault->kind != FaultKind::skip;
     if (runs) machine.referee.subsystem_callback(subsystem.name, callback, std::nullopt);
     int returned = 0;
-    if (fault && fault->kind == FaultKind::fail) returned = -static_cast<int>(fault->error);
-    else if (runs) returned = body(&subsystem.private_data);
+    if (fault && fault->kind == FaultKind::fail)
+        returned = -static_cast<int>(fault->error);
+    else if (runs)
+        returned = body(&subsystem.private_data);
     if (fault && fault->kind == FaultKind::lie) returned = -static_cast<int>(fault->error);
     const Result<> result = result_of(returned);
-    machine.trace.emit(Layer::luo, span,
-                       {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data), {"result", i32{returned}}},
-                       Phase::end);
+    machine.trace.emit(
+        Layer::luo, span,
+        {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data), {"result", i32{returned}}},
+        Phase::end);
     if (runs) machine.referee.subsystem_callback(subsystem.name, callback, result);
     return returned;
 }
@@ -151,7 +157,8 @@ Result<> Orchestrator::call_all(LuoCallback callback) {
     const WriteGuard list_guard(list_lock_);
     for (std::size_t k = 0; k < subsystems_.size(); ++k) {
         Subsystem& subsystem = *subsystems_[k];
-        const bool present = callback == LuoCallback::prepare ? subsystem.prepare != nullptr : subsystem.freeze != nullptr;
+        const bool present =
+            callback == LuoCallback::prepare ? subsystem.prepare != nullptr : subsystem.freeze != nullptr;
         if (!present) continue;
         const int returned = call_fallible(subsystem, callback);
         if (returned >= 0) continue;
@@ -189,7 +196,8 @@ void Orchestrator::finish_all() {
         std::string why;
         const auto data = tree_.incoming_data(subsystem->name, &why);
         if (!data)
-            throw KernelPanic(fmt::format("In FDT node '/subsystems' can't find property '{}': {}", subsystem->name, why));
+            throw KernelPanic(
+                fmt::format("In FDT node '/subsystems' can't find property '{}': {}", subsystem->name, why));
         subsystem->private_data = *data;
     }
     for (Subsystem* subsystem : subsystems_) {

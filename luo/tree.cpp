@@ -40,7 +40,8 @@ Result<> Tree::build(std::span<Subsystem* const> subsystems) {
     };
     page_ = page->pfn;
     if (const auto written = write(subsystems); !written) return free_page(written.error());
-    if (const auto preserved = kho_.preserve_phys(phys, abi::LUO_FDT_SIZE, who); !preserved) return free_page(preserved.error());
+    if (const auto preserved = kho_.preserve_phys(phys, abi::LUO_FDT_SIZE, who); !preserved)
+        return free_page(preserved.error());
     if (const auto added = kho_.add_subtree(abi::LUO_KHO_ENTRY_NAME, phys); !added) {
         static_cast<void>(kho_.unpreserve_phys(phys, abi::LUO_FDT_SIZE, who));
         return free_page(added.error());
@@ -52,7 +53,8 @@ Result<> Tree::write(std::span<Subsystem* const> subsystems) {
     kho::FdtEditor editor(kernel_.machine.ram, phys_range(page(), abi::LUO_FDT_SIZE), "luo.tree");
     if (const int code = editor.create_empty()) return fail(kho::fdt_errno(code));
     if (TRY(fdt_write_permitted(kernel_.machine, abi::PROP_COMPATIBLE)))
-        if (const int code = editor.set_property_text(kho::FdtReader::root, abi::PROP_COMPATIBLE, abi::LUO_COMPATIBLE))
+        if (const int code =
+                editor.set_property_text(kho::FdtReader::root, abi::PROP_COMPATIBLE, abi::LUO_COMPATIBLE))
             return fail(kho::fdt_errno(code));
     return write_subsystems(editor, subsystems);
 }
@@ -81,7 +83,8 @@ Result<> Tree::write_subsystems(kho::FdtEditor& root, std::span<Subsystem* const
 }
 
 Result<> Tree::setup_failed(int code) {
-    kernel_.log.err("{}Failed to setup 'subsystems' node to FDT: {}", edition_.prefix.subsystems, kho::fdt_error_text(code));
+    kernel_.log.err("{}Failed to setup 'subsystems' node to FDT: {}", edition_.prefix.subsystems,
+                    kho::fdt_error_text(code));
     return fail(Errno::enospc);
 }
 
@@ -93,10 +96,11 @@ Result<> Tree::commit(std::span<Subsystem* const> subsystems) {
         const auto permitted = fdt_write_permitted(kernel_.machine, subsystem->name);
         if (permitted && !*permitted) continue;
         int code = -FDT_ERR_NOSPACE;
-        if (permitted) code = node < 0 ? node : editor.set_property_u64_in_place(node, subsystem->name, subsystem->private_data);
+        if (permitted)
+            code = node < 0 ? node : editor.set_property_u64_in_place(node, subsystem->name, subsystem->private_data);
         if (code == 0) continue;
-        kernel_.log.err("{}Failed to set FDT property for subsystem '{}' {}", edition_.prefix.subsystems, subsystem->name,
-                        kho::fdt_error_text(code));
+        kernel_.log.err("{}Failed to set FDT property for subsystem '{}' {}", edition_.prefix.subsystems,
+                        subsystem->name, kho::fdt_error_text(code));
         return fail(Errno::enoent);
     }
     return {};

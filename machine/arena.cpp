@@ -52,7 +52,8 @@ void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
     }
     const u64 block_bytes = u64{1} << (size_class + 5);
     const u64 at = align_up(next_, alignment < 16 ? 16 : alignment);
-    if (at + block_bytes > arena_base + arena_bytes_max) throw UserError("kexec-sim: error: the machine's state outgrew its arena");
+    if (at + block_bytes > arena_base + arena_bytes_max)
+        throw UserError("kexec-sim: error: the machine's state outgrew its arena");
     next_ = at + block_bytes;
     return reinterpret_cast<void*>(at);
 }

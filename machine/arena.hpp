@@ -28,8 +28,7 @@ public:
     /// Blocks handed out and not given back.
     u64 blocks_live() const { return blocks_live_; }
 
-    template <typename T, typename... Args>
-    T* make(Args&&... args) {
+    template <typename T, typename... Args> T* make(Args&&... args) {
         return new (allocate(sizeof(T), alignof(T))) T(std::forward<Args>(args)...);
     }
 
@@ -63,9 +62,18 @@ private:
     struct Depth {
         u32 local = 0;
         u32* shared = nullptr;
-        Depth& operator++() { ++*(shared ? shared : &local); return *this; }
-        Depth& operator--() { --*(shared ? shared : &local); return *this; }
-        Depth& operator=(u32 value) { *(shared ? shared : &local) = value; return *this; }
+        Depth& operator++() {
+            ++*(shared ? shared : &local);
+            return *this;
+        }
+        Depth& operator--() {
+            --*(shared ? shared : &local);
+            return *this;
+        }
+        Depth& operator=(u32 value) {
+            *(shared ? shared : &local) = value;
+            return *this;
+        }
         bool operator!=(u32 value) const { return *(shared ? shared : &local) != value; }
     };
     static Depth depth;

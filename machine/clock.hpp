@@ -28,7 +28,9 @@ public:
     /// Moves time by `ns`; runs every event that falls due, each at its time. An event may schedule others.
     void advance(u64 ns);
     /// Runs `handler` at `at_ns` (now, if that is past). Returns a ticket for cancel().
-    struct Ticket { u64 at_ns, sequence; };
+    struct Ticket {
+        u64 at_ns, sequence;
+    };
     Ticket schedule(u64 at_ns, EventHandler* handler, u64 argument);
     /// False if the event has run or was cancelled already.
     bool cancel(Ticket ticket);
@@ -37,7 +39,10 @@ public:
     void start_at(u64 ns) { now_ns_ = ns; }
 
 private:
-    struct Due { EventHandler* handler; u64 argument; };
+    struct Due {
+        EventHandler* handler;
+        u64 argument;
+    };
     std::pmr::map<std::pair<u64, u64>, Due> queue_;
     u64 now_ns_ = 0;
     u64 next_sequence_ = 0;

@@ -21,11 +21,20 @@ struct KindName {
     std::string_view name;
 };
 constexpr KindName kind_table[] = {
-    {FaultKind::fail, "fail"}, {FaultKind::panic, "panic"}, {FaultKind::power_loss, "power-loss"},
-    {FaultKind::kill_agent, "kill-agent"}, {FaultKind::delay, "delay"}, {FaultKind::drop, "drop"},
-    {FaultKind::flip, "flip"}, {FaultKind::zero, "zero"}, {FaultKind::truncate, "truncate"},
-    {FaultKind::replace, "replace"}, {FaultKind::misdirect, "misdirect"}, {FaultKind::duplicate, "duplicate"},
-    {FaultKind::skip, "skip"}, {FaultKind::lie, "lie"},
+    {FaultKind::fail, "fail"},
+    {FaultKind::panic, "panic"},
+    {FaultKind::power_loss, "power-loss"},
+    {FaultKind::kill_agent, "kill-agent"},
+    {FaultKind::delay, "delay"},
+    {FaultKind::drop, "drop"},
+    {FaultKind::flip, "flip"},
+    {FaultKind::zero, "zero"},
+    {FaultKind::truncate, "truncate"},
+    {FaultKind::replace, "replace"},
+    {FaultKind::misdirect, "misdirect"},
+    {FaultKind::duplicate, "duplicate"},
+    {FaultKind::skip, "skip"},
+    {FaultKind::lie, "lie"},
 };
 
 }  // namespace
@@ -71,7 +80,10 @@ bool glob_matches(std::string_view pattern, std::string_view text) {
 }
 
 FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr::memory_resource* memory)
-    : clock_(clock), trace_(trace), plan_(memory), visits_(memory) {}
+    : clock_(clock),
+      trace_(trace),
+      plan_(memory),
+      visits_(memory) {}
 
 void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
     std::vector<std::string> texts;  // made outside the guard: they live on the host's heap
@@ -131,8 +143,15 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
     case FaultKind::skip:
     case FaultKind::lie: break;
     }
-    return FaultAction{entry.kind, entry.error, entry.delay_ns, entry.offset, entry.bit, entry.length, entry.address,
-                       std::string(entry.old_text), std::string(entry.new_text)};
+    return FaultAction{entry.kind,
+                       entry.error,
+                       entry.delay_ns,
+                       entry.offset,
+                       entry.bit,
+                       entry.length,
+                       entry.address,
+                       std::string(entry.old_text),
+                       std::string(entry.new_text)};
 }
 
 std::optional<FaultInjector::Hit> FaultInjector::visit_many(FaultPoint point, std::string_view name, u64 count) {

@@ -43,8 +43,20 @@ const FaultPointInfo& fault_point_info(FaultPoint point);
 std::optional<FaultPoint> fault_point_by_name(std::string_view name);
 
 enum class FaultKind : u8 {
-    fail, panic, power_loss, kill_agent, delay, drop,             // operational
-    flip, zero, truncate, replace, misdirect, duplicate, skip, lie  // corrupting
+    fail,
+    panic,
+    power_loss,
+    kill_agent,
+    delay,
+    drop,  // operational
+    flip,
+    zero,
+    truncate,
+    replace,
+    misdirect,
+    duplicate,
+    skip,
+    lie  // corrupting
 };
 std::string_view fault_kind_name(FaultKind kind);  // "fail", "power-loss", "kill-agent", …
 std::optional<FaultKind> fault_kind_by_name(std::string_view name);
@@ -52,12 +64,12 @@ bool fault_is_corrupting(FaultKind kind);
 
 struct FaultAction {
     FaultKind kind = FaultKind::fail;
-    Errno error = Errno::ok;   // fail, lie
-    u64 delay_ns = 0;          // delay
-    u64 offset = 0;            // flip, zero
-    u64 bit = 0;               // flip
-    u64 length = 0;            // zero, truncate
-    u64 address = 0;           // misdirect
+    Errno error = Errno::ok;         // fail, lie
+    u64 delay_ns = 0;                // delay
+    u64 offset = 0;                  // flip, zero
+    u64 bit = 0;                     // flip
+    u64 length = 0;                  // zero, truncate
+    u64 address = 0;                 // misdirect
     std::string old_text, new_text;  // replace; equal length
 };
 
@@ -94,7 +106,10 @@ public:
     bool watches(FaultPoint point) const { return armed_[static_cast<std::size_t>(point)] || record_visits; }
     /// As `count` visits in a row, but stops at the first that an action is due for and says which
     /// (from 0); the visits after it have not happened.
-    struct Hit { u64 index; FaultAction action; };
+    struct Hit {
+        u64 index;
+        FaultAction action;
+    };
     std::optional<Hit> visit_many(FaultPoint point, std::string_view name, u64 count);
     /// visit() for the commonest use: `fail` comes back as the errno; an action that means nothing here is ignored.
     Result<> check(FaultPoint point, std::string_view name = {}) {
@@ -102,10 +117,18 @@ public:
         return {};
     }
     /// check() for a run of alike visits: how many go well before the first that fails (`count` if none does).
-    struct Run { u64 good; Errno error; };
+    struct Run {
+        u64 good;
+        Errno error;
+    };
     Run check_many(FaultPoint point, std::string_view name, u64 count);
 
-    struct Status { std::string plan; u64 visits; bool fired; bool corrupting; };
+    struct Status {
+        std::string plan;
+        u64 visits;
+        bool fired;
+        bool corrupting;
+    };
     std::vector<Status> status() const;
     bool any_fired() const;
     bool corrupting_fired() const;
@@ -115,7 +138,11 @@ public:
 
     /// Visits by point and name over the whole run, for exploration.
     bool record_visits = false;
-    struct Visits { FaultPoint point; std::string name; u64 count; };
+    struct Visits {
+        FaultPoint point;
+        std::string name;
+        u64 count;
+    };
     std::vector<Visits> visits() const;
 
 private:

@@ -54,7 +54,8 @@ std::optional<u64> number(std::string_view text) {
 
 std::optional<u64> duration(std::string_view text) {
     u64 unit = 0;
-    for (const auto& [suffix, ns] : {std::pair<std::string_view, u64>{"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000}})
+    for (const auto& [suffix, ns] :
+         {std::pair<std::string_view, u64>{"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000}})
         if (text.ends_with(suffix)) {
             unit = ns;
             text.remove_suffix(suffix.size());
@@ -70,10 +71,14 @@ std::vector<std::string> split(std::string_view text) {
     std::vector<std::string> parts(1);
     bool quoted = false;
     for (std::size_t i = 0; i < text.size(); ++i) {
-        if (quoted && text[i] == '\\' && i + 1 < text.size()) parts.back() += text[++i];
-        else if (text[i] == '"') quoted = !quoted;
-        else if (text[i] == ',' && !quoted) parts.emplace_back();
-        else if (text[i] != ' ' || quoted) parts.back() += text[i];
+        if (quoted && text[i] == '\\' && i + 1 < text.size())
+            parts.back() += text[++i];
+        else if (text[i] == '"')
+            quoted = !quoted;
+        else if (text[i] == ',' && !quoted)
+            parts.emplace_back();
+        else if (text[i] != ' ' || quoted)
+            parts.back() += text[i];
     }
     return parts;
 }
@@ -102,8 +107,10 @@ Parsed parse_arguments(FaultAction& action, const std::vector<std::string>& part
         return {};
     case FaultKind::delay:
         if (auto ok = need(1, "a duration, as in delay(80ms)"); !ok) return ok;
-        if (const auto ns = duration(parts[0])) action.delay_ns = *ns;
-        else return wrong(fmt::format("'{}' is no duration", parts[0]));
+        if (const auto ns = duration(parts[0]))
+            action.delay_ns = *ns;
+        else
+            return wrong(fmt::format("'{}' is no duration", parts[0]));
         return {};
     case FaultKind::flip:
         if (auto ok = need(2, "offset and bit, as in flip(0x34,3)"); !ok) return ok;

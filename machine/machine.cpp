@@ -6,7 +6,7 @@
 namespace kexec_sim {
 namespace {
 
-constexpr u64 low_ram_end = 0x9fc00;         // 639 KiB
+constexpr u64 low_ram_end = 0x9fc00;  // 639 KiB
 constexpr u64 hole_begin = 3 * GiB, hole_end = 4 * GiB;
 constexpr u64 firmware_tables_bytes = 128 * KiB;
 
@@ -33,7 +33,8 @@ Layout layout_of(const MachineConfig& config) {
 std::vector<PhysRange> physical_ranges(std::span<const MemoryMapEntry> map) {
     std::vector<PhysRange> ranges;
     for (const MemoryMapEntry& entry : map) {
-        PhysRange range{PhysAddr{align_down(entry.range.begin.raw, page_bytes)}, PhysAddr{align_up(entry.range.end.raw, page_bytes)}};
+        PhysRange range{PhysAddr{align_down(entry.range.begin.raw, page_bytes)},
+                        PhysAddr{align_up(entry.range.end.raw, page_bytes)}};
         if (!ranges.empty() && range.begin <= ranges.back().end)
             ranges.back().end = std::max(ranges.back().end, range.end);
         else
@@ -44,7 +45,8 @@ std::vector<PhysRange> physical_ranges(std::span<const MemoryMapEntry> map) {
 
 }  // namespace
 
-void firmware_layout(const std::vector<u64>& node_bytes, std::vector<MemoryMapEntry>& map, std::vector<NodeRange>& nodes) {
+void firmware_layout(const std::vector<u64>& node_bytes, std::vector<MemoryMapEntry>& map,
+                     std::vector<NodeRange>& nodes) {
     u64 total = 0;
     for (const u64 bytes : node_bytes) total += bytes;
     const u64 below = std::min(total, hole_begin);
@@ -83,9 +85,16 @@ struct Prepared {
 }  // namespace
 
 Machine::Machine(const MachineConfig& config, Arena* arena_)
-    : arena(arena_), seed(config.seed), memory_map(arena_), nodes(arena_), node_count(layout_of(config).node_count),
-      ram(Prepared(config).ranges, config.ram_file, arena_), clock(arena_), trace(clock, arena_),
-      faults(clock, trace, arena_), referee(ram, clock, trace, faults, arena_) {
+    : arena(arena_),
+      seed(config.seed),
+      memory_map(arena_),
+      nodes(arena_),
+      node_count(layout_of(config).node_count),
+      ram(Prepared(config).ranges, config.ram_file, arena_),
+      clock(arena_),
+      trace(clock, arena_),
+      faults(clock, trace, arena_),
+      referee(ram, clock, trace, faults, arena_) {
     const Layout layout = layout_of(config);
     memory_map.assign(layout.map.begin(), layout.map.end());
     nodes.assign(layout.nodes.begin(), layout.nodes.end());

@@ -35,13 +35,13 @@ struct NodeRange {
 };
 
 struct MachineConfig {
-    std::vector<u64> node_bytes;          // one entry a node; 0: memoryless
-    std::string ram_file;                 // --ram; empty: memfd
+    std::vector<u64> node_bytes;  // one entry a node; 0: memoryless
+    std::string ram_file;         // --ram; empty: memfd
     u64 seed = 1;
     /// From a boot-params file: used as they are instead of the computed ones.
     std::vector<MemoryMapEntry> memory_map;
     std::vector<NodeRange> nodes;
-    unsigned node_count = 0;              // with `nodes`
+    unsigned node_count = 0;  // with `nodes`
 };
 
 /// Virtual time that the phases of a live update cost, in ns.
@@ -50,7 +50,8 @@ struct CostModel {
         pci = 2'000'000, user_space = 15'000'000, restore = 2'000'000;
     static CostModel fast() { return {}; }
     static CostModel typical() {
-        return {20'000'000, 150'000'000, 200'000'000, 250'000'000, 400'000'000, 100'000'000, 3'000'000'000, 200'000'000};
+        return {20'000'000,  150'000'000, 200'000'000,   250'000'000,
+                400'000'000, 100'000'000, 3'000'000'000, 200'000'000};
     }
 };
 /// Every step (a system call) takes this long of its own.
@@ -77,13 +78,16 @@ struct Machine {
     void set_generation(Generation next);
     Nid node_of(PhysAddr phys) const;
 
-    struct Destroy { void operator()(Machine* machine) const; };
+    struct Destroy {
+        void operator()(Machine* machine) const;
+    };
 };
 using MachineHandle = std::unique_ptr<Machine, Machine::Destroy>;
 MachineHandle make_machine(const MachineConfig& config);
 
 /// The firmware's map for a machine of these nodes: [0, 639 KiB) RAM, then firmware, 1 MiB to 3 GiB RAM (the last
 /// 128 KiB of what is below 3 GiB reserved for tables), the rest from 4 GiB on. Nodes follow one another in address order.
-void firmware_layout(const std::vector<u64>& node_bytes, std::vector<MemoryMapEntry>& map, std::vector<NodeRange>& nodes);
+void firmware_layout(const std::vector<u64>& node_bytes, std::vector<MemoryMapEntry>& map,
+                     std::vector<NodeRange>& nodes);
 
 }  // namespace kexec_sim

@@ -34,7 +34,8 @@ void map_file(int fd, u64 address, u64 bytes, const std::string& what) {
         static_assert(sizeof(bip::mapped_region) <= 64);
         alignas(bip::mapped_region) static thread_local std::byte storage[sizeof(bip::mapped_region)];
         // Not destroyed on purpose: the mapping's life is that of the machine, ended by munmap.
-        auto* region = new (storage) bip::mapped_region(file, bip::read_write, 0, bytes, reinterpret_cast<void*>(address));
+        auto* region =
+            new (storage) bip::mapped_region(file, bip::read_write, 0, bytes, reinterpret_cast<void*>(address));
         INVARIANT(reinterpret_cast<u64>(region->get_address()) == address);
     } catch (const bip::interprocess_exception& error) {
         throw UserError(fmt::format("kexec-sim: error: cannot map {}: {}", what, error.what()));
@@ -167,8 +168,7 @@ void PhysicalMemory::zero(PhysRange range) {
         while (stop < end && written(stop)) stop = stop + 1;
         const PhysAddr from{std::max(pfn.phys().raw, range.begin.raw)}, to{std::min(stop.phys().raw, range.end.raw)};
         const bool whole = from.page_aligned() && to.page_aligned();
-        if (whole && stop - pfn >= punch_pages &&
-            madvise(at(from), to - from, MADV_REMOVE) == 0)
+        if (whole && stop - pfn >= punch_pages && madvise(at(from), to - from, MADV_REMOVE) == 0)
             clear_marks({pfn, stop});
         else
             std::memset(at(from), 0, to - from);
@@ -245,7 +245,8 @@ u64 PhysicalMemory::hash_range(PfnRange range) const {
 void PhysicalMemory::lose_content() {
     const Pfn end{bytes_max_ >> page_shift};
     for (const PhysRange& range : ranges_) zero(range);
-    for (Pfn pfn = next_written(Pfn{0}, end); pfn < end; pfn = next_written(pfn + 1, end)) clear_marks(pfn_range(pfn, 1));
+    for (Pfn pfn = next_written(Pfn{0}, end); pfn < end; pfn = next_written(pfn + 1, end))
+        clear_marks(pfn_range(pfn, 1));
 }
 
 void PhysicalMemory::load_image(const std::string& path) {
@@ -261,7 +262,8 @@ void PhysicalMemory::load_image(const std::string& path) {
         data = static_cast<off_t>(align_down(static_cast<u64>(data), page_bytes));
         const ssize_t count = pread(from, buffer.data(), buffer.size(), data);
         if (count <= 0) break;
-        std::memset(buffer.data() + count, 0, align_up(static_cast<u64>(count), page_bytes) - static_cast<u64>(count));
+        std::memset(buffer.data() + count, 0,
+                    align_up(static_cast<u64>(count), page_bytes) - static_cast<u64>(count));
         for (u64 at_byte = 0; at_byte < static_cast<u64>(count); at_byte += page_bytes) {
             const PhysAddr phys{static_cast<u64>(data) + at_byte};
             if (!all_zero(buffer.data() + at_byte) && contains(phys, page_bytes))
@@ -279,7 +281,8 @@ void PhysicalMemory::save_image(const std::string& path) const {
     const Pfn end{bytes_max_ >> page_shift};
     for (Pfn pfn = next_written(Pfn{0}, end); ok && pfn < end; pfn = next_written(pfn + 1, end)) {
         const std::byte* page = at(pfn.phys());
-        if (!all_zero(page)) ok = pwrite(to, page, page_bytes, static_cast<off_t>(pfn.phys().raw)) == ssize_t{page_bytes};
+        if (!all_zero(page))
+            ok = pwrite(to, page, page_bytes, static_cast<off_t>(pfn.phys().raw)) == ssize_t{page_bytes};
     }
     if (close(to) != 0) ok = false;
     if (!ok) host_refuses(path);

@@ -54,8 +54,7 @@ public:
         return bytes <= bytes_max_ && phys.raw <= bytes_max_ && contains(phys_range(phys, bytes));
     }
 
-    template <typename T>
-    T read(PhysAddr phys) const {
+    template <typename T> T read(PhysAddr phys) const {
         static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= page_bytes);
         check(phys, sizeof(T));
         T value{};
@@ -63,8 +62,7 @@ public:
             std::memcpy(&value, at(phys), sizeof(T));
         return value;
     }
-    template <typename T>
-    void write(PhysAddr phys, const T& value) {
+    template <typename T> void write(PhysAddr phys, const T& value) {
         static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= page_bytes);
         check(phys, sizeof(T));
         mark(phys.pfn());

@@ -55,7 +55,7 @@ struct Finding {
     bool by_fault;  // class "by-fault": a corrupting fault had fired; else "violation"
     Generation generation;
     u64 virtual_ns;
-    std::string message;   // what was violated: the two facts that contradict each other
+    std::string message;      // what was violated: the two facts that contradict each other
     std::vector<u64> frames;  // at most 16
     u64 frame_count;
     std::string resource;
@@ -79,10 +79,10 @@ std::string_view frame_class_name(FrameClass frame_class);
 /// The running kernel as the boundary knows it; set once a boot.
 struct KernelTraits {
     enum class PromiseAt : u8 { finalize, prepare, call };
-    std::string_view edition;             // "linux-6.16", "luo-v3", …
+    std::string_view edition;  // "linux-6.16", "luo-v3", …
     PromiseAt promise_at = PromiseAt::finalize;
-    bool has_luo = false;                 // an orchestrator exists and is on
-    bool restores_blindly = false;        // K16 and luo-*: restoring what was not preserved goes unnoticed
+    bool has_luo = false;           // an orchestrator exists and is on
+    bool restores_blindly = false;  // K16 and luo-*: restoring what was not preserved goes unnoticed
     bool strict = false;
 };
 
@@ -192,7 +192,7 @@ public:
     /// A callback is about to run (`result` none) or has returned.
     void subsystem_callback(std::string_view name, LuoCallback callback, std::optional<Result<>> result);
     void file_callback(u64 token, std::string_view compatible, LuoCallback callback, std::optional<Result<>> result);
-    void file_preserved(u64 token, std::string_view compatible, u64 file_id);   // FD_PRESERVE returned 0
+    void file_preserved(u64 token, std::string_view compatible, u64 file_id);  // FD_PRESERVE returned 0
     void file_unpreserved(u64 token);
     /// FD_RESTORE returned 0 (view: the new file, read through the kernel) or an errno of which the caller was told.
     void file_restored(u64 token, const FileView& view);

@@ -14,16 +14,43 @@ struct Name {
 
 const auto& table() {
     static const std::array<Name, 38> names = {{
-        {Errno::eperm, "EPERM"}, {Errno::enoent, "ENOENT"}, {Errno::esrch, "ESRCH"}, {Errno::eintr, "EINTR"},
-        {Errno::eio, "EIO"}, {Errno::enxio, "ENXIO"}, {Errno::e2big, "E2BIG"}, {Errno::enoexec, "ENOEXEC"}, {Errno::ebadf, "EBADF"},
-        {Errno::eagain, "EAGAIN"}, {Errno::enomem, "ENOMEM"}, {Errno::eacces, "EACCES"}, {Errno::efault, "EFAULT"},
-        {Errno::ebusy, "EBUSY"}, {Errno::eexist, "EEXIST"}, {Errno::enodev, "ENODEV"}, {Errno::enotdir, "ENOTDIR"},
-        {Errno::eisdir, "EISDIR"}, {Errno::einval, "EINVAL"}, {Errno::enfile, "ENFILE"}, {Errno::emfile, "EMFILE"},
-        {Errno::enotty, "ENOTTY"}, {Errno::efbig, "EFBIG"}, {Errno::enospc, "ENOSPC"}, {Errno::espipe, "ESPIPE"},
-        {Errno::erofs, "EROFS"}, {Errno::erange, "ERANGE"}, {Errno::edeadlk, "EDEADLK"},
-        {Errno::enametoolong, "ENAMETOOLONG"}, {Errno::enosys, "ENOSYS"}, {Errno::enodata, "ENODATA"},
-        {Errno::eproto, "EPROTO"}, {Errno::eoverflow, "EOVERFLOW"}, {Errno::ebadmsg, "EBADMSG"},
-        {Errno::eopnotsupp, "EOPNOTSUPP"}, {Errno::eaddrnotavail, "EADDRNOTAVAIL"}, {Errno::etimedout, "ETIMEDOUT"},
+        {Errno::eperm, "EPERM"},
+        {Errno::enoent, "ENOENT"},
+        {Errno::esrch, "ESRCH"},
+        {Errno::eintr, "EINTR"},
+        {Errno::eio, "EIO"},
+        {Errno::enxio, "ENXIO"},
+        {Errno::e2big, "E2BIG"},
+        {Errno::enoexec, "ENOEXEC"},
+        {Errno::ebadf, "EBADF"},
+        {Errno::eagain, "EAGAIN"},
+        {Errno::enomem, "ENOMEM"},
+        {Errno::eacces, "EACCES"},
+        {Errno::efault, "EFAULT"},
+        {Errno::ebusy, "EBUSY"},
+        {Errno::eexist, "EEXIST"},
+        {Errno::enodev, "ENODEV"},
+        {Errno::enotdir, "ENOTDIR"},
+        {Errno::eisdir, "EISDIR"},
+        {Errno::einval, "EINVAL"},
+        {Errno::enfile, "ENFILE"},
+        {Errno::emfile, "EMFILE"},
+        {Errno::enotty, "ENOTTY"},
+        {Errno::efbig, "EFBIG"},
+        {Errno::enospc, "ENOSPC"},
+        {Errno::espipe, "ESPIPE"},
+        {Errno::erofs, "EROFS"},
+        {Errno::erange, "ERANGE"},
+        {Errno::edeadlk, "EDEADLK"},
+        {Errno::enametoolong, "ENAMETOOLONG"},
+        {Errno::enosys, "ENOSYS"},
+        {Errno::enodata, "ENODATA"},
+        {Errno::eproto, "EPROTO"},
+        {Errno::eoverflow, "EOVERFLOW"},
+        {Errno::ebadmsg, "EBADMSG"},
+        {Errno::eopnotsupp, "EOPNOTSUPP"},
+        {Errno::eaddrnotavail, "EADDRNOTAVAIL"},
+        {Errno::etimedout, "ETIMEDOUT"},
         {Errno::ecanceled, "ECANCELED"},
     }};
     return names;
@@ -57,7 +84,8 @@ BadPhysAccess::BadPhysAccess(std::uint64_t phys_, std::uint64_t bytes, std::uint
     : KernelPanic(fmt::format("BUG: unable to handle page fault: physical address {:#x} ({} bytes) is not RAM "
                               "(generation {})",
                               phys_, bytes, generation_)),
-      phys(phys_), generation(generation_) {}
+      phys(phys_),
+      generation(generation_) {}
 
 void invariant_failed(const char* expression, const char* file, int line) {
     throw SimulatorBug(fmt::format("{}:{}: invariant does not hold: {}", file, line, expression));

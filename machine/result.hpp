@@ -17,11 +17,44 @@ namespace kexec_sim {
 /// Linux errnos by value, spelled as in errno.h but in lower case. Values are those of x86-64.
 enum class Errno : int {
     ok = 0,
-    eperm = 1, enoent = 2, esrch = 3, eintr = 4, eio = 5, enxio = 6, e2big = 7, enoexec = 8, ebadf = 9, eagain = 11,
-    enomem = 12, eacces = 13, efault = 14, ebusy = 16, eexist = 17, enodev = 19, enotdir = 20, eisdir = 21,
-    einval = 22, enfile = 23, emfile = 24, enotty = 25, efbig = 27, enospc = 28, espipe = 29, erofs = 30,
-    erange = 34, edeadlk = 35, enametoolong = 36, enosys = 38, enodata = 61, eproto = 71, eoverflow = 75,
-    ebadmsg = 74, eopnotsupp = 95, eaddrnotavail = 99, etimedout = 110, ecanceled = 125,
+    eperm = 1,
+    enoent = 2,
+    esrch = 3,
+    eintr = 4,
+    eio = 5,
+    enxio = 6,
+    e2big = 7,
+    enoexec = 8,
+    ebadf = 9,
+    eagain = 11,
+    enomem = 12,
+    eacces = 13,
+    efault = 14,
+    ebusy = 16,
+    eexist = 17,
+    enodev = 19,
+    enotdir = 20,
+    eisdir = 21,
+    einval = 22,
+    enfile = 23,
+    emfile = 24,
+    enotty = 25,
+    efbig = 27,
+    enospc = 28,
+    espipe = 29,
+    erofs = 30,
+    erange = 34,
+    edeadlk = 35,
+    enametoolong = 36,
+    enosys = 38,
+    enodata = 61,
+    eproto = 71,
+    eoverflow = 75,
+    ebadmsg = 74,
+    eopnotsupp = 95,
+    eaddrnotavail = 99,
+    etimedout = 110,
+    ecanceled = 125,
 };
 
 /// "ENOMEM" for `enomem`; "E<number>" for a value that has no name here.
@@ -31,17 +64,16 @@ Errno errno_by_name(std::string_view name);
 /// All names, for messages and for the schema.
 const std::string* errno_names(std::size_t* count);
 
-template <typename T = void>
-using Result = std::expected<T, Errno>;
+template <typename T = void> using Result = std::expected<T, Errno>;
 
 /// `return fail(Errno::einval);`
 inline std::unexpected<Errno> fail(Errno error) { return std::unexpected<Errno>(error); }
 
 /// Passes a failure up, or yields the value: `Folio folio = TRY(alloc(order));`
-#define TRY(expression)                                                          \
-    ({                                                                           \
-        auto&& try_result = (expression);                                        \
-        if (!try_result) return ::kexec_sim::fail(try_result.error());           \
+#define TRY(expression)                                                            \
+    ({                                                                             \
+        auto&& try_result = (expression);                                          \
+        if (!try_result) return ::kexec_sim::fail(try_result.error());             \
         ::kexec_sim::detail::take(std::forward<decltype(try_result)>(try_result)); \
     })
 

@@ -11,8 +11,7 @@
 namespace kexec_sim {
 namespace {
 
-template <typename T>
-void put(std::pmr::vector<std::byte>& out, T value) {
+template <typename T> void put(std::pmr::vector<std::byte>& out, T value) {
     const std::size_t at = out.size();
     out.resize(at + sizeof value);
     std::memcpy(out.data() + at, &value, sizeof value);
@@ -23,8 +22,7 @@ void put_text(std::pmr::vector<std::byte>& out, std::string_view text) {
     out.resize(at + text.size());
     std::memcpy(out.data() + at, text.data(), text.size());
 }
-template <typename T>
-T take(std::span<const std::byte>& in) {
+template <typename T> T take(std::span<const std::byte>& in) {
     INVARIANT(in.size() >= sizeof(T));
     T value;
     std::memcpy(&value, in.data(), sizeof value);
@@ -138,8 +136,13 @@ std::vector<std::byte> encode_trace_record(const TraceEvent& event) {
 }
 
 TraceRecorder::TraceRecorder(const VirtualClock& clock, std::pmr::memory_resource* memory)
-    : clock_(clock), scratch_(memory), waiting_(memory), hash_state_(sizeof(XXH3_state_t) + 64, memory),
-      pending_(), pending_name_(memory), pending_who_(memory) {
+    : clock_(clock),
+      scratch_(memory),
+      waiting_(memory),
+      hash_state_(sizeof(XXH3_state_t) + 64, memory),
+      pending_(),
+      pending_name_(memory),
+      pending_who_(memory) {
     XXH3_128bits_reset(hash_state(hash_state_));
 }
 
@@ -166,8 +169,10 @@ void TraceRecorder::range(Layer layer, std::string_view name, Pfn pfn, Order ord
 
 void TraceRecorder::flush() {
     if (!pending_.count) return;
-    const TraceField fields[] = {hex_field("phys", pending_.pfn << page_shift), {"order", pending_.order},
-                                 {"count", pending_.count}, {"who", std::string_view(pending_who_)}};
+    const TraceField fields[] = {hex_field("phys", pending_.pfn << page_shift),
+                                 {"order", pending_.order},
+                                 {"count", pending_.count},
+                                 {"who", std::string_view(pending_who_)}};
     pending_.count = 0;
     record(pending_.layer, pending_name_, fields, Phase::instant);
 }

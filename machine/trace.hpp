@@ -42,7 +42,9 @@ struct TraceField {
     TraceField(std::string_view k, u64 value) : key(k), number(value) {}
     TraceField(std::string_view k, u32 value) : key(k), number(value) {}
     TraceField(std::string_view k, i32 value)
-        : key(k), type(Type::signed_decimal), number(static_cast<u64>(static_cast<i64>(value))) {}
+        : key(k),
+          type(Type::signed_decimal),
+          number(static_cast<u64>(static_cast<i64>(value))) {}
     TraceField(std::string_view k, i64 value) : key(k), type(Type::signed_decimal), number(static_cast<u64>(value)) {}
     TraceField(std::string_view k, std::string_view value) : key(k), type(Type::text), text(value) {}
     TraceField(std::string_view k, const char* value) : key(k), type(Type::text), text(value) {}
@@ -88,9 +90,13 @@ class VirtualClock;
 class TraceRecorder {
 public:
     TraceRecorder(const VirtualClock& clock, std::pmr::memory_resource* memory);
-    void set_generation(Generation generation) { flush(); generation_ = generation; }
+    void set_generation(Generation generation) {
+        flush();
+        generation_ = generation;
+    }
 
-    void emit(Layer layer, std::string_view name, std::initializer_list<TraceField> fields, Phase phase = Phase::instant);
+    void emit(Layer layer, std::string_view name, std::initializer_list<TraceField> fields,
+              Phase phase = Phase::instant);
     /// One event `name` for `count` consecutive folios of `order` from `pfn`; adjacent calls become one event.
     void range(Layer layer, std::string_view name, Pfn pfn, Order order, u64 count, std::string_view who);
     /// Emits what range() still holds back.
@@ -112,7 +118,11 @@ private:
     u64 events_ = 0;
     std::pmr::vector<std::byte> scratch_, waiting_;
     std::pmr::vector<std::byte> hash_state_;
-    struct Pending { Layer layer; Order order; u64 pfn = 0, count = 0; } pending_;
+    struct Pending {
+        Layer layer;
+        Order order;
+        u64 pfn = 0, count = 0;
+    } pending_;
     std::pmr::string pending_name_, pending_who_;
 };
 

@@ -24,8 +24,10 @@ std::string tree_text(const char* fdt) {
     std::string out;
     int depth = -1;
     int previous_depth = -1;
-    for (int node = fdt_next_node(fdt, -1, &depth); node >= 0 && depth >= 0; node = fdt_next_node(fdt, node, &depth)) {
-        for (; previous_depth >= depth; --previous_depth) out += std::string(static_cast<std::size_t>(previous_depth) * 2, ' ') + "};\n";
+    for (int node = fdt_next_node(fdt, -1, &depth); node >= 0 && depth >= 0;
+         node = fdt_next_node(fdt, node, &depth)) {
+        for (; previous_depth >= depth; --previous_depth)
+            out += std::string(static_cast<std::size_t>(previous_depth) * 2, ' ') + "};\n";
         const std::string pad(static_cast<std::size_t>(depth) * 2, ' ');
         const char* name = fdt_get_name(fdt, node, nullptr);
         out += fmt::format("{}{} {{\n", pad, name && *name ? name : "/");
@@ -34,11 +36,13 @@ std::string tree_text(const char* fdt) {
             int bytes = 0;
             const char* key = nullptr;
             const void* value = fdt_getprop_by_offset(fdt, property, &key, &bytes);
-            if (value) out += fmt::format("{}  {} = {};\n", pad, key, value_text(static_cast<const char*>(value), bytes));
+            if (value)
+                out += fmt::format("{}  {} = {};\n", pad, key, value_text(static_cast<const char*>(value), bytes));
         }
         previous_depth = depth;
     }
-    for (; previous_depth >= 0; --previous_depth) out += std::string(static_cast<std::size_t>(previous_depth) * 2, ' ') + "};\n";
+    for (; previous_depth >= 0; --previous_depth)
+        out += std::string(static_cast<std::size_t>(previous_depth) * 2, ' ') + "};\n";
     return out;
 }
 
@@ -53,8 +57,10 @@ std::string printable_blob(const std::string& content) {
     std::string out;
     for (const char c : content) {
         const auto byte = static_cast<unsigned char>(c);
-        if (std::isprint(byte) || c == '\n' || c == '\t') out += c;
-        else out += fmt::format("\\x{:02x}", byte);
+        if (std::isprint(byte) || c == '\n' || c == '\t')
+            out += c;
+        else
+            out += fmt::format("\\x{:02x}", byte);
     }
     return out;
 }

@@ -26,11 +26,18 @@ u64 number(const json& value) {
 }
 
 json bench_json(const BenchObject& object) {
-    return {{"kind", static_cast<u32>(object.kind)}, {"phys", hex(object.phys)}, {"count", object.count},
-            {"order", object.order}, {"bytes", object.bytes}, {"fill_kind", object.fill_kind},
-            {"fill_value", object.fill_value}, {"vmalloc_pages", object.vmalloc_pages},
-            {"vmalloc_flags", object.vmalloc_flags}, {"vmalloc_order", object.vmalloc_order},
-            {"generation", object.generation}, {"preserved", object.preserved}};
+    return {{"kind", static_cast<u32>(object.kind)},
+            {"phys", hex(object.phys)},
+            {"count", object.count},
+            {"order", object.order},
+            {"bytes", object.bytes},
+            {"fill_kind", object.fill_kind},
+            {"fill_value", object.fill_value},
+            {"vmalloc_pages", object.vmalloc_pages},
+            {"vmalloc_flags", object.vmalloc_flags},
+            {"vmalloc_order", object.vmalloc_order},
+            {"generation", object.generation},
+            {"preserved", object.preserved}};
 }
 
 BenchObject bench_object(const json& value) {
@@ -63,8 +70,8 @@ json load_json(const std::filesystem::path& path) {
 }
 
 std::vector<std::byte> payload_of(const json& entry) {
-    const u64 words[4] = {number(entry.at("fdt_addr")), number(entry.at("fdt_size")), number(entry.at("scratch_addr")),
-                          number(entry.at("scratch_size"))};
+    const u64 words[4] = {number(entry.at("fdt_addr")), number(entry.at("fdt_size")),
+                          number(entry.at("scratch_addr")), number(entry.at("scratch_size"))};
     std::vector<std::byte> payload(sizeof words);
     std::memcpy(payload.data(), words, sizeof words);
     return payload;
@@ -73,8 +80,9 @@ std::vector<std::byte> payload_of(const json& entry) {
 void read_ranges(const json& root, BootParamsFile& file) {
     if (root.contains("memory_map"))
         for (const json& entry : root.at("memory_map"))
-            file.memory_map.push_back({{PhysAddr{number(entry.at("begin"))}, PhysAddr{number(entry.at("end"))}},
-                                       entry.at("type").get<std::string>() == "ram" ? MemoryType::ram : MemoryType::reserved});
+            file.memory_map.push_back(
+                {{PhysAddr{number(entry.at("begin"))}, PhysAddr{number(entry.at("end"))}},
+                 entry.at("type").get<std::string>() == "ram" ? MemoryType::ram : MemoryType::reserved});
     if (root.contains("nodes"))
         for (const json& entry : root.at("nodes"))
             file.nodes.push_back({Nid{static_cast<i32>(number(entry.at("node")))},
@@ -83,7 +91,8 @@ void read_ranges(const json& root, BootParamsFile& file) {
         for (const json& entry : root.at("scratch"))
             file.scratch.push_back(phys_range(PhysAddr{number(entry.at("addr"))}, number(entry.at("size"))));
     if (root.contains("boot_page"))
-        file.boot_page = phys_range(PhysAddr{number(root.at("boot_page").at("addr"))}, number(root.at("boot_page").at("size")));
+        file.boot_page =
+            phys_range(PhysAddr{number(root.at("boot_page").at("addr"))}, number(root.at("boot_page").at("size")));
 }
 
 void read_instruments(const json& root, BootParamsFile& file) {
@@ -97,7 +106,8 @@ void read_instruments(const json& root, BootParamsFile& file) {
     if (root.contains("marks"))
         for (const auto& [name, frames] : root.at("marks").items()) file.marks[name] = number(frames);
     if (root.contains("counters"))
-        for (std::size_t i = 0; i < file.counters.size(); ++i) file.counters[i] = number(root.at("counters").at(counter_names[i]));
+        for (std::size_t i = 0; i < file.counters.size(); ++i)
+            file.counters[i] = number(root.at("counters").at(counter_names[i]));
     if (root.contains("referee")) file.referee = root.at("referee").get<std::string>();
     if (file.generation == 0) throw std::invalid_argument("generation is 0");
 }
@@ -108,8 +118,11 @@ json setup_data_json(const RunState& state, const BootParams& params) {
         if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() != 32) continue;
         u64 words[4];
         std::memcpy(words, entry.payload.data(), sizeof words);
-        return {{"type", SETUP_KEXEC_KHO}, {"fdt_addr", hex(words[0])}, {"fdt_size", hex(words[1])},
-                {"scratch_addr", hex(words[2])}, {"scratch_size", hex(words[3])}};
+        return {{"type", SETUP_KEXEC_KHO},
+                {"fdt_addr", hex(words[0])},
+                {"fdt_size", hex(words[1])},
+                {"scratch_addr", hex(words[2])},
+                {"scratch_size", hex(words[3])}};
     }
     return nullptr;
 }
@@ -122,14 +135,17 @@ BootParamsFile read_boot_params_file(const std::filesystem::path& path, const st
     file.image_bytes = std::filesystem::file_size(image, error);
     if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", image.string(), error.message()));
     if (image.extension() == ".zst")
-        throw UserError(fmt::format("kexec-sim: error: {}: a compressed image; unpack it first (zstd -d)", image.string()));
+        throw UserError(
+            fmt::format("kexec-sim: error: {}: a compressed image; unpack it first (zstd -d)", image.string()));
     const json root = load_json(path);
     try {
-        if (root.contains("setup_data") && !root.at("setup_data").is_null()) file.kho_payload = payload_of(root.at("setup_data"));
+        if (root.contains("setup_data") && !root.at("setup_data").is_null())
+            file.kho_payload = payload_of(root.at("setup_data"));
         read_ranges(root, file);
         read_instruments(root, file);
     } catch (const std::exception& problem) {
-        throw UserError(fmt::format("kexec-sim: error: {}: not a boot-params file: {}", path.string(), problem.what()));
+        throw UserError(
+            fmt::format("kexec-sim: error: {}: not a boot-params file: {}", path.string(), problem.what()));
     }
     return file;
 }
@@ -151,11 +167,13 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
     root["command_line"] = params.cmdline;
     root["memory_map"] = json::array();
     for (const MemoryMapEntry& entry : machine.memory_map)
-        root["memory_map"].push_back({{"begin", hex(entry.range.begin.raw)}, {"end", hex(entry.range.end.raw)},
+        root["memory_map"].push_back({{"begin", hex(entry.range.begin.raw)},
+                                      {"end", hex(entry.range.end.raw)},
                                       {"type", entry.type == MemoryType::ram ? "ram" : "reserved"}});
     root["nodes"] = json::array();
     for (const NodeRange& node : machine.nodes)
-        root["nodes"].push_back({{"node", static_cast<u32>(node.nid.raw)}, {"begin", hex(node.range.begin.raw)},
+        root["nodes"].push_back({{"node", static_cast<u32>(node.nid.raw)},
+                                 {"begin", hex(node.range.begin.raw)},
                                  {"end", hex(node.range.end.raw)}});
     root["node_count"] = machine.node_count;
     root["boot_page"] = {{"addr", hex(page.begin.raw)}, {"size", hex(page.bytes())}};
@@ -169,7 +187,8 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
     for (const auto& [name, object] : state.bench) root["bench"][std::string(name)] = bench_json(object);
     root["marks"] = json::object();
     for (const auto& [name, frames] : state.marks) root["marks"][std::string(name)] = frames;
-    const u64 counters[] = {state.map_pages, state.preserved_folios, state.preserved_bytes, state.overhead_pages, state.luo_files};
+    const u64 counters[] = {state.map_pages, state.preserved_folios, state.preserved_bytes, state.overhead_pages,
+                            state.luo_files};
     for (std::size_t i = 0; i < counter_names.size(); ++i) root["counters"][counter_names[i]] = counters[i];
     root["referee"] = machine.referee.save_promises();
     std::ofstream out(path);

@@ -23,11 +23,11 @@ namespace kexec_sim::sim {
 
 struct BootParamsFile {
     u64 image_bytes = 0;
-    std::optional<std::vector<std::byte>> kho_payload;   // of setup_data type 10
+    std::optional<std::vector<std::byte>> kho_payload;  // of setup_data type 10
     std::vector<MemoryMapEntry> memory_map;
     std::vector<NodeRange> nodes;
     unsigned node_count = 1;
-    PhysRange boot_page{};                               // empty: not in RAM
+    PhysRange boot_page{};  // empty: not in RAM
     std::vector<PhysRange> scratch;
     Generation generation = 1;
     u64 clock_ns = 0;

@@ -37,7 +37,8 @@ void dump_file_tree(const Machine& machine, const kho::FdtReader& luo, const std
         const auto data = files->property_u64(child, "data");
         if (!data || *data == 0) continue;
         if (const auto tree = kho::FdtReader::open(machine.ram, PhysAddr{*data}))
-            write_blob(dir / fmt::format("gen{}-file-{}.dtb", machine.generation, file_part(files->node_name(child))), tree->blob());
+            write_blob(dir / fmt::format("gen{}-file-{}.dtb", machine.generation, file_part(files->node_name(child))),
+                       tree->blob());
     }
 }
 
@@ -49,7 +50,8 @@ void dump_handover(const Machine& machine, const RunState& state, const std::str
     std::filesystem::create_directories(dir, error);
     if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", dir_name, error.message()));
     if (!state.handover_passed) return;
-    const BootParams params = read_boot_params(machine.ram, phys_range(PhysAddr{state.boot_params_begin}, state.boot_params_bytes));
+    const BootParams params =
+        read_boot_params(machine.ram, phys_range(PhysAddr{state.boot_params_begin}, state.boot_params_bytes));
     for (const SetupData& entry : params.setup_data) {
         if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() < 8) continue;
         u64 root_phys = 0;

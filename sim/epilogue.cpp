@@ -40,12 +40,15 @@ StepResult files_usable(KernelInstance& instance) {
             if (!memfd || memfd->hugetlb || memfd->size() == 0) continue;
             std::byte first{};
             if (const auto got = memfd->read(0, std::span(&first, 1)); !got)
-                return StepResult::word(errno_name(got.error()), fmt::format("a file of agent '{}' cannot be read", name));
+                return StepResult::word(errno_name(got.error()),
+                                        fmt::format("a file of agent '{}' cannot be read", name));
             if (!(memfd->seals & (F_SEAL_WRITE_BIT | F_SEAL_FUTURE_WRITE_BIT)))
                 if (const auto put = memfd->write(0, std::span(&first, 1)); !put)
-                    return StepResult::word(errno_name(put.error()), fmt::format("a file of agent '{}' cannot be written", name));
+                    return StepResult::word(errno_name(put.error()),
+                                            fmt::format("a file of agent '{}' cannot be written", name));
             if (const auto cut = memfd->truncate(memfd->size()); !cut)
-                return StepResult::word(errno_name(cut.error()), fmt::format("a file of agent '{}' cannot be truncated", name));
+                return StepResult::word(errno_name(cut.error()),
+                                        fmt::format("a file of agent '{}' cannot be truncated", name));
         }
     }
     return {};
@@ -71,7 +74,8 @@ StepResult roll_back(KernelInstance& instance) {
 }
 
 StepResult prepare_again(KernelInstance& instance) {
-    if (!instance.luo || !instance.luo->enabled()) return instance.kho.enabled() ? StepResult(instance.kho.finalize()) : StepResult{};
+    if (!instance.luo || !instance.luo->enabled())
+        return instance.kho.enabled() ? StepResult(instance.kho.finalize()) : StepResult{};
     if (instance.luo->state() == LuoState::updated) return {};
     const auto client = client_of(instance);
     if (!client) return client.error();
@@ -82,7 +86,8 @@ StepResult kexec_again(KernelInstance& instance) {
     const u32 last = static_cast<u32>(instance.scenario.kernels.size() - 1);
     const u32 next = std::min(instance.kernel_index + 1, last);
     if (!instance.kernel.kexec.image())
-        if (const auto loaded = instance.kernel.kexec.load(kexec_request(instance.scenario, next)); !loaded) return loaded;
+        if (const auto loaded = instance.kernel.kexec.load(kexec_request(instance.scenario, next)); !loaded)
+            return loaded;
     return run_kexec(instance);
 }
 
@@ -135,7 +140,8 @@ Supervisor::Outcome Supervisor::run_epilogue_op(EpilogueOp op) {
     host_->run_epilogue_op(static_cast<u32>(op));
     const Outcome outcome = take_outcome();
     machine_.trace.emit(Layer::sim, "epilogue",
-                        {{"part", epilogue_op_name(op)}, {"result", outcome.text}, {"detail", outcome.detail}}, Phase::end);
+                        {{"part", epilogue_op_name(op)}, {"result", outcome.text}, {"detail", outcome.detail}},
+                        Phase::end);
     drain();
     return outcome;
 }
@@ -147,8 +153,8 @@ void Supervisor::run_epilogue() {
         if (ended_ || !alive_) return false;
         const Outcome outcome = run_epilogue_op(op);
         if (outcome.text == "ok") return true;
-        fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text, outcome.detail.empty() ? "" : ": ",
-                         outcome.detail));
+        fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text,
+                         outcome.detail.empty() ? "" : ": ", outcome.detail));
         return false;
     };
     if (first == 0) {

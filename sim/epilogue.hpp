@@ -31,7 +31,7 @@ enum class EpilogueOp : u32 {
     roll_back,      // cancel or abort; the state is normal, every living agent's files can be written and truncated
     prepare_again,  // luo.prepare, or kho.finalize
     kexec_again,
-    claim_all,      // retrieve what is left of the scenario's tokens, then finish
+    claim_all,  // retrieve what is left of the scenario's tokens, then finish
 };
 std::string_view epilogue_op_name(EpilogueOp op);
 void execute_epilogue_op(KernelInstance& instance, EpilogueOp op);

@@ -68,7 +68,8 @@ void execute_step(KernelInstance& instance, const Step& step) {
         result = StepResult::word("dead", fmt::format("agent '{}' was killed in its call", agent->name()));
     const bool jumped = result.text == "ok" && (step.id == StepId::kexec || step.id == StepId::kexec_exec);
     if (!jumped) instance.kernel.check_sane();
-    if (step.id == StepId::kho_finalize || step.id == StepId::luo_prepare || step.id == StepId::luo_event) note_map(instance);
+    if (step.id == StepId::kho_finalize || step.id == StepId::luo_prepare || step.id == StepId::luo_event)
+        note_map(instance);
     const MachineEntry entry;
     mailbox.kind = jumped ? OutcomeKind::jump : OutcomeKind::result;
     mailbox.text.assign(result.text);

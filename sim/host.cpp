@@ -26,8 +26,7 @@ void answer(RunState& state, OutcomeKind kind, std::string_view text, std::strin
 }
 
 /// Runs `body` and turns what it throws into an outcome.
-template <typename Body>
-void guarded(RunState& state, Body&& body) {
+template <typename Body> void guarded(RunState& state, Body&& body) {
     try {
         body();
     } catch (const KernelPanic& panic) {
@@ -86,9 +85,17 @@ std::string signal_text(const RunState& state, int number) {
 
 /// A kernel died by a signal: the last words in the trace, and the referee's.
 void report_signal(Machine& machine, RunState& state, int number) {
-    machine.trace.emit(Layer::kernel, "kernel.signal", {{"signal", std::string_view(sigabbrev_np(number) ? sigabbrev_np(number) : "?")}});
-    if (state.fault_signal == number && (number == SIGSEGV || number == SIGBUS))
-        machine.referee.wild_access(state.fault_address, "the kernel's code touched an address that is not mapped");
+    machine.trace.emit(Layer::kernel, "kernel.signal",
+                       {{"signal", std::string_view(sigabbrev_np(number) ? sigabbrev_np(number) : "?")}});
+    if (state.fault_signal == number && (number == SIGSEGV || number == SIGBUS)) {
+        // With a handover at hand it may have been followed blindly; without one it is a plain bug of that code.
+        if (state.handover_passed)
+            machine.referee.wild_access(state.fault_address,
+                                        "the kernel's code touched an address that is not mapped");
+        else
+            machine.referee.kernel_insane(
+                fmt::format("its code touched {:#x}, which is not mapped", state.fault_address), {});
+    }
     state.fault_signal = 0;
 }
 
@@ -97,7 +104,9 @@ void report_signal(Machine& machine, RunState& state, int number) {
 class InlineHost final : public KernelHost {
 public:
     InlineHost(Machine& machine, RunState& state, const Scenario& scenario)
-        : machine_(machine), state_(state), scenario_(scenario) {}
+        : machine_(machine),
+          state_(state),
+          scenario_(scenario) {}
     ~InlineHost() override { destroy(); }
 
     void boot(const BootRequest& request) override {
@@ -127,8 +136,7 @@ public:
     bool ended_by_signal() const override { return ended_by_signal_; }
 
 private:
-    template <typename Body>
-    void run(Body&& body) {
+    template <typename Body> void run(Body&& body) {
         signal_state = &state_;
         signal_ram = &machine_.ram;
         install_signal_handlers();
@@ -166,7 +174,9 @@ private:
 class ProcessHost final : public KernelHost {
 public:
     ProcessHost(Machine& machine, RunState& state, const Scenario& scenario)
-        : machine_(machine), state_(state), scenario_(scenario) {}
+        : machine_(machine),
+          state_(state),
+          scenario_(scenario) {}
     ~ProcessHost() override { destroy(); }
 
     void boot(const BootRequest& request) override {
@@ -233,8 +243,10 @@ private:
             u32 index = 0;
             if (recv(channel, &index, sizeof index, MSG_WAITALL) != ssize_t{sizeof index}) _exit(0);
             guarded(state_, [&] {
-                if (index & epilogue_bit) execute_epilogue_op(*instance, static_cast<EpilogueOp>(index & ~epilogue_bit));
-                else execute_step(*instance, scenario_.steps.at(index));
+                if (index & epilogue_bit)
+                    execute_epilogue_op(*instance, static_cast<EpilogueOp>(index & ~epilogue_bit));
+                else
+                    execute_step(*instance, scenario_.steps.at(index));
             });
         }
     }
@@ -261,9 +273,9 @@ private:
         const int number = WIFSIGNALED(status) ? WTERMSIG(status) : SIGKILL;
         const bool inside = machine_.entry_depth != 0;
         MachineEntry::reset();
-        const std::string text = WIFEXITED(status)
-                                     ? fmt::format("the kernel's code ended its process with status {}", WEXITSTATUS(status))
-                                     : signal_text(state_, number);
+        const std::string text =
+            WIFEXITED(status) ? fmt::format("the kernel's code ended its process with status {}", WEXITSTATUS(status))
+                              : signal_text(state_, number);
         if (inside) {
             answer(state_, OutcomeKind::bug, "error", text + " inside the machine");
             return;
@@ -286,7 +298,8 @@ private:
 
 }  // namespace
 
-std::unique_ptr<KernelHost> make_host(Isolation isolation, Machine& machine, RunState& state, const Scenario& scenario) {
+std::unique_ptr<KernelHost> make_host(Isolation isolation, Machine& machine, RunState& state,
+                                      const Scenario& scenario) {
     if (isolation == Isolation::process) return std::make_unique<ProcessHost>(machine, state, scenario);
     return std::make_unique<InlineHost>(machine, state, scenario);
 }

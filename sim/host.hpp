@@ -39,7 +39,8 @@ public:
     virtual int pid() const { return 0; }
 };
 
-std::unique_ptr<KernelHost> make_host(Isolation isolation, Machine& machine, RunState& state, const Scenario& scenario);
+std::unique_ptr<KernelHost> make_host(Isolation isolation, Machine& machine, RunState& state,
+                                      const Scenario& scenario);
 
 /// Runs one step in the running kernel and says how it ended; used by both hosts.
 void execute_step(KernelInstance& instance, const Step& step);

@@ -63,7 +63,8 @@ void print_trees(const Inspected& image) {
         fmt::print("{}", indented(tree.text, "  "));
         for (const Inspected::MemoryFile& file : image.files)
             if (file.tree == tree.phys)
-                fmt::print("  token {:#x}: size {}, position {}, {} folios\n", file.token, file.size, file.pos, file.folios);
+                fmt::print("  token {:#x}: size {}, position {}, {} folios\n", file.token, file.size, file.pos,
+                           file.folios);
     }
 }
 
@@ -72,7 +73,8 @@ std::string owner_of(const Inspected& image, PhysRange range) {
     std::map<std::string, u64> bytes_by_name;
     for (const Inspected::Owner& owner : image.owners)
         if (owner.range.overlaps(range) && owner.name != "scratch")
-            bytes_by_name[owner.name] += std::min(owner.range.end, range.end) - std::max(owner.range.begin, range.begin);
+            bytes_by_name[owner.name] +=
+                std::min(owner.range.end, range.end) - std::max(owner.range.begin, range.begin);
     if (bytes_by_name.empty()) return "?";
     std::vector<std::pair<u64, std::string>> ranked;
     for (const auto& [name, bytes] : bytes_by_name) ranked.emplace_back(bytes, name);
@@ -91,11 +93,12 @@ void print_ranges(const Inspected& image) {
         blocks += run.count;
         bytes += run.count * run.order.bytes();
     }
-    fmt::print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks, size_text(bytes),
-               *image.map_address, image.directory.chunks.size(), image.directory.elements.size(), image.bitmap_bytes);
+    fmt::print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks,
+               size_text(bytes), *image.map_address, image.directory.chunks.size(), image.directory.elements.size(),
+               image.bitmap_bytes);
     for (const kho::BlockRun& run : image.runs)
-        fmt::print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw, run.frames().phys().end.raw,
-                   run.order.raw, run.count, owner_of(image, run.frames().phys()));
+        fmt::print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw,
+                   run.frames().phys().end.raw, run.order.raw, run.count, owner_of(image, run.frames().phys()));
     for (const kho::MapElement& element : image.directory.elements) {
         const u64 bits = image.bitmap_bytes * 8;
         u64 set = 0;
@@ -104,7 +107,8 @@ void print_ranges(const Inspected& image) {
                 const PhysRange covered = phys_range(element.phys_start, bits * run.order.bytes());
                 const PhysRange blocks_range = run.frames().phys();
                 if (!covered.overlaps(blocks_range)) continue;
-                const u64 from = std::max(covered.begin.raw, blocks_range.begin.raw), to = std::min(covered.end.raw, blocks_range.end.raw);
+                const u64 from = std::max(covered.begin.raw, blocks_range.begin.raw),
+                          to = std::min(covered.end.raw, blocks_range.end.raw);
                 set += (to - from) / run.order.bytes();
             }
         fmt::print("  bitmap {:#x}: order {}, from {:#x}, {} of {} bits\n", element.bitmap.raw, element.order.raw,
@@ -119,9 +123,12 @@ void print_ranges(const Inspected& image) {
 void print_map(const Machine& machine, const Inspected& image) {
     constexpr u64 width = 64;
     const u64 step = align_up(std::max<u64>(machine.ram.bytes_max() / (width * 16), page_bytes), page_bytes);
-    fmt::print("\nmemory, {} a character: P preserved, T tree, M map, S scratch, # written, . never written, blank no RAM\n", size_text(step));
+    fmt::print(
+        "\nmemory, {} a character: P preserved, T tree, M map, S scratch, # written, . never written, blank no RAM\n",
+        size_text(step));
     const auto letter = [&](PhysRange range) {
-        if (!std::ranges::any_of(machine.ram.ranges(), [&](const PhysRange& ram) { return ram.overlaps(range); })) return ' ';
+        if (!std::ranges::any_of(machine.ram.ranges(), [&](const PhysRange& ram) { return ram.overlaps(range); }))
+            return ' ';
         char found = 0;
         for (const Inspected::Owner& owner : image.owners) {
             if (!owner.range.overlaps(range)) continue;
@@ -146,7 +153,8 @@ void print_map(const Machine& machine, const Inspected& image) {
     std::vector<Inspected::Owner> owners = image.owners;
     std::ranges::sort(owners, {}, [](const Inspected::Owner& owner) { return owner.range; });
     for (const Inspected::Owner& owner : owners)
-        fmt::print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw, size_text(owner.range.bytes()), owner.name);
+        fmt::print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw,
+                   size_text(owner.range.bytes()), owner.name);
 }
 
 json to_json(const InspectOptions& options, const Inspected& image) {
@@ -161,20 +169,30 @@ json to_json(const InspectOptions& options, const Inspected& image) {
     root["bitmaps"] = image.directory.elements.size();
     root["ranges"] = json::array();
     for (const kho::BlockRun& run : image.runs)
-        root["ranges"].push_back({{"begin", hex(run.frames().phys().begin.raw)}, {"end", hex(run.frames().phys().end.raw)},
-                                  {"order", run.order.raw}, {"blocks", run.count}, {"owner", owner_of(image, run.frames().phys())}});
+        root["ranges"].push_back({{"begin", hex(run.frames().phys().begin.raw)},
+                                  {"end", hex(run.frames().phys().end.raw)},
+                                  {"order", run.order.raw},
+                                  {"blocks", run.count},
+                                  {"owner", owner_of(image, run.frames().phys())}});
     root["scratch"] = json::array();
-    for (const PhysRange& area : image.scratch) root["scratch"].push_back({{"addr", hex(area.begin.raw)}, {"size", hex(area.bytes())}});
+    for (const PhysRange& area : image.scratch)
+        root["scratch"].push_back({{"addr", hex(area.begin.raw)}, {"size", hex(area.bytes())}});
     root["trees"] = json::array();
     for (const Inspected::Tree& tree : image.trees)
-        root["trees"].push_back({{"name", tree.name}, {"phys", hex(tree.phys.raw)}, {"bytes", tree.bytes}, {"text", tree.text}});
+        root["trees"].push_back(
+            {{"name", tree.name}, {"phys", hex(tree.phys.raw)}, {"bytes", tree.bytes}, {"text", tree.text}});
     root["files"] = json::array();
     for (const Inspected::MemoryFile& file : image.files)
-        root["files"].push_back({{"token", hex(file.token)}, {"handler", file.handler}, {"size", file.size}, {"pos", file.pos},
-                                 {"folios", file.folios}, {"tree", hex(file.tree.raw)}});
+        root["files"].push_back({{"token", hex(file.token)},
+                                 {"handler", file.handler},
+                                 {"size", file.size},
+                                 {"pos", file.pos},
+                                 {"folios", file.folios},
+                                 {"tree", hex(file.tree.raw)}});
     root["owners"] = json::array();
     for (const Inspected::Owner& owner : image.owners)
-        root["owners"].push_back({{"begin", hex(owner.range.begin.raw)}, {"end", hex(owner.range.end.raw)}, {"name", owner.name}});
+        root["owners"].push_back(
+            {{"begin", hex(owner.range.begin.raw)}, {"end", hex(owner.range.end.raw)}, {"name", owner.name}});
     root["problems"] = image.problems;
     return root;
 }
@@ -201,7 +219,8 @@ int run_inspect(const InspectOptions& options) {
     std::error_code error;
     const u64 bytes = std::filesystem::file_size(options.file, error);
     if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", options.file, error.message()));
-    if (bytes < MiB) throw UserError(fmt::format("kexec-sim: error: {}: neither a devicetree nor a RAM image", options.file));
+    if (bytes < MiB)
+        throw UserError(fmt::format("kexec-sim: error: {}: neither a devicetree nor a RAM image", options.file));
     config.memory_map = {{{PhysAddr{0}, PhysAddr{align_up(bytes, page_bytes)}}, MemoryType::ram}};
     config.node_count = 1;
     if (!options.boot_params.empty()) {
@@ -219,7 +238,8 @@ int run_inspect(const InspectOptions& options) {
     machine->ram.load_image(options.file);
     const Inspected image = decode_image(*machine, where);
     if (options.json_file != "-") {
-        fmt::print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes), machine->ram.frames_written());
+        fmt::print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes),
+                   machine->ram.frames_written());
         print_trees(image);
         print_ranges(image);
         if (options.map) print_map(*machine, image);

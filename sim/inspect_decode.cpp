@@ -61,7 +61,8 @@ public:
                 problem(fmt::format("{:#x}: the scratch array lies outside RAM", at + offset));
                 return;
             }
-            const PhysRange area = phys_range(PhysAddr{ram_.read<u64>(PhysAddr{at + offset})}, ram_.read<u64>(PhysAddr{at + offset + 8}));
+            const PhysRange area = phys_range(PhysAddr{ram_.read<u64>(PhysAddr{at + offset})},
+                                              ram_.read<u64>(PhysAddr{at + offset + 8}));
             out_.scratch.push_back(area);
             if (!area.empty()) own(area, "scratch");
         }
@@ -184,7 +185,8 @@ private:
         file.pos = tree->property_u64(FdtReader::root, luo::abi::MEMFD_PROP_POS).value_or(0);
         const auto folios = tree->property(FdtReader::root, luo::abi::MEMFD_PROP_FOLIOS);
         if (!folios || folios->size() % sizeof(luo::abi::MemfdFolio)) {
-            problem(fmt::format("{:#x}: {}: the folios property is missing or no multiple of 16 bytes", file.tree.raw, name));
+            problem(fmt::format("{:#x}: {}: the folios property is missing or no multiple of 16 bytes", file.tree.raw,
+                                name));
             return;
         }
         out_.trees.back().text.clear();  // an array of folios is better shown as ranges
@@ -195,10 +197,13 @@ private:
             ++file.folios;
             ++file.pages;
             const PhysRange range = phys_range(PhysAddr{folio.foliodesc & ~(page_bytes - 1)}, page_bytes);
-            if (!ram_.contains(range)) problem(fmt::format("{:#x}: {}: a folio outside RAM", range.begin.raw, name));
-            else if (!out_.owners.empty() && out_.owners.back().name == name && out_.owners.back().range.end == range.begin)
+            if (!ram_.contains(range))
+                problem(fmt::format("{:#x}: {}: a folio outside RAM", range.begin.raw, name));
+            else if (!out_.owners.empty() && out_.owners.back().name == name &&
+                     out_.owners.back().range.end == range.begin)
                 out_.owners.back().range.end = range.end;
-            else own(range, name);
+            else
+                own(range, name);
         }
     }
 

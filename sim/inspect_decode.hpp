@@ -21,8 +21,16 @@
 namespace kexec_sim::sim {
 
 struct Inspected {
-    struct Tree { std::string name; PhysAddr phys; u64 bytes = 0; std::string text; };
-    struct Owner { PhysRange range; std::string name; };
+    struct Tree {
+        std::string name;
+        PhysAddr phys;
+        u64 bytes = 0;
+        std::string text;
+    };
+    struct Owner {
+        PhysRange range;
+        std::string name;
+    };
     struct MemoryFile {
         u64 token = 0, size = 0, pos = 0, folios = 0, pages = 0;
         PhysAddr tree;
@@ -34,10 +42,10 @@ struct Inspected {
     u64 bitmap_bytes = 0;
     kho::MapDirectory directory;
     std::vector<kho::BlockRun> runs;
-    std::vector<Tree> trees;           // root first
+    std::vector<Tree> trees;  // root first
     std::vector<MemoryFile> files;
-    std::vector<Owner> owners;         // who a range belongs to, as far as the trees tell
-    std::vector<std::string> problems; // each with the physical address where it went wrong
+    std::vector<Owner> owners;          // who a range belongs to, as far as the trees tell
+    std::vector<std::string> problems;  // each with the physical address where it went wrong
 };
 
 struct HandoverAddress {

@@ -40,8 +40,12 @@ KernelConfig kernel_config(const Scenario& scenario, u32 kernel_index, bool cras
 KernelInstance::KernelInstance(Machine& machine_, RunState& state_, const Scenario& scenario_, u32 kernel_index_,
                                bool crash_kernel, BootParams params)
     : kernel(machine_, kernel_config(scenario_, kernel_index_, crash_kernel), std::move(params)),
-      kho(kernel, kho::edition_for_profile(kernel.config.profile)), modules(kernel), machine(machine_), state(state_),
-      scenario(scenario_), kernel_index(kernel_index_) {
+      kho(kernel, kho::edition_for_profile(kernel.config.profile)),
+      modules(kernel),
+      machine(machine_),
+      state(state_),
+      scenario(scenario_),
+      kernel_index(kernel_index_) {
     if (const luo::Edition* edition = luo::edition_for_profile(kernel.config.profile)) {
         luo = std::make_unique<luo::Orchestrator>(kernel, kho, *edition);
         memfd_handler = std::make_unique<luo::MemfdHandler>(kernel, kho, *luo);
@@ -66,10 +70,12 @@ void KernelInstance::boot() {
     machine.referee.kernel_boots(machine.generation, traits);
     kernel.boot();
     if (kho_edition.notifier_chain)
-        static_cast<void>(kho.register_notifier(0, [this](kho::NotifierAction action) { return bench_notified(action); }));
+        static_cast<void>(
+            kho.register_notifier(0, [this](kho::NotifierAction action) { return bench_notified(action); }));
     for (const std::string& module : kernel.config.modules)
         if (const auto loaded = modules.load(module); !loaded)
-            kernel.log.err("module {}: failed to load: {}", module.substr(module.rfind('/') + 1), errno_name(loaded.error()));
+            kernel.log.err("module {}: failed to load: {}", module.substr(module.rfind('/') + 1),
+                           errno_name(loaded.error()));
     machine.referee.user_space_reached();
     {
         const MachineEntry entry;
@@ -114,13 +120,17 @@ void KernelInstance::bind_fd(std::string_view name, i32 fd) {
     names[std::string(name)] = fd;
 }
 
-void KernelInstance::forget_fd(std::string_view name) { descriptors[std::string(state.agent)].erase(std::string(name)); }
+void KernelInstance::forget_fd(std::string_view name) {
+    descriptors[std::string(state.agent)].erase(std::string(name));
+}
 
 luo::LuoClient* KernelInstance::client() {
     const auto at = clients.find(std::string(state.agent));
     return at == clients.end() ? nullptr : at->second.get();
 }
 
-bool KernelInstance::luo_closed_by_hand(std::string_view agent) const { return closed_by_hand.contains(std::string(agent)); }
+bool KernelInstance::luo_closed_by_hand(std::string_view agent) const {
+    return closed_by_hand.contains(std::string(agent));
+}
 
 }  // namespace kexec_sim::sim

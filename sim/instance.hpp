@@ -34,7 +34,7 @@ public:
 
     Kernel kernel;
     kho::Kho kho;
-    std::unique_ptr<luo::Orchestrator> luo;          // none in editions without
+    std::unique_ptr<luo::Orchestrator> luo;  // none in editions without
     std::unique_ptr<luo::MemfdHandler> memfd_handler;
     ModuleLoader modules;
 
@@ -44,7 +44,7 @@ public:
     i32 fd(std::string_view name);
     void bind_fd(std::string_view name, i32 fd);
     void forget_fd(std::string_view name);
-    luo::LuoClient* client();                        // of the current agent; nullptr: no orchestrator
+    luo::LuoClient* client();  // of the current agent; nullptr: no orchestrator
     bool luo_closed_by_hand(std::string_view agent) const;
 
     std::map<std::string, std::map<std::string, i32>> descriptors;  // agent -> name -> fd
@@ -54,7 +54,10 @@ public:
     /// Scripted subsystems that were unregistered; their call lists can still be asked for.
     std::map<std::string, std::unique_ptr<luo::ScriptedSubsystem>> gone_subsystems;
     /// Sub-trees that the bench's notifier preserves and adds at finalize (editions with a notifier chain).
-    struct BenchTree { std::string name; Folio folio; };
+    struct BenchTree {
+        std::string name;
+        Folio folio;
+    };
     std::vector<BenchTree> bench_subtrees;
 
     Machine& machine;

@@ -7,7 +7,9 @@
 namespace kexec_sim::sim {
 namespace {
 
-std::string name_of(const Finding& finding) { return std::string(invariants()[static_cast<std::size_t>(finding.invariant)].name); }
+std::string name_of(const Finding& finding) {
+    return std::string(invariants()[static_cast<std::size_t>(finding.invariant)].name);
+}
 
 std::string joined(const std::set<std::string>& names) {
     std::string text;
@@ -26,16 +28,19 @@ void judge_findings(const FindingsSpec& expect, const RunResult& result, std::ve
     }
     if (expect.kind == FindingsSpec::Kind::exactly)
         for (const std::string& id : expect.ids)
-            if (!found.contains(id)) failures.push_back(fmt::format("the finding {} was expected and did not come", id));
+            if (!found.contains(id))
+                failures.push_back(fmt::format("the finding {} was expected and did not come", id));
     if (expect.kind == FindingsSpec::Kind::any_of && !expect.ids.empty() &&
         std::ranges::none_of(expect.ids, [&](const std::string& id) { return found.contains(id); }))
         failures.push_back(fmt::format("none of the findings expected came ({}); there were: {}",
-                                       joined({expect.ids.begin(), expect.ids.end()}), found.empty() ? "none" : joined(found)));
+                                       joined({expect.ids.begin(), expect.ids.end()}),
+                                       found.empty() ? "none" : joined(found)));
 }
 
 void judge_log(const ExpectSpec& expect, const RunResult& result, std::vector<std::string>& failures) {
     const auto appears = [&](const std::string& text) {
-        return std::ranges::any_of(result.log, [&](const auto& line) { return line.second.find(text) != std::string::npos; });
+        return std::ranges::any_of(result.log,
+                                   [&](const auto& line) { return line.second.find(text) != std::string::npos; });
     };
     for (const std::string& text : expect.log)
         if (!appears(text)) failures.push_back(fmt::format("no line of any kernel log holds \"{}\"", text));
@@ -47,7 +52,8 @@ void judge_log(const ExpectSpec& expect, const RunResult& result, std::vector<st
 /// abi.bounded is demanded.
 void judge_under_faults(const Scenario& scenario, const RunResult& result, std::vector<std::string>& failures) {
     std::set<std::string> accepted;
-    if (scenario.under_faults) accepted.insert(scenario.under_faults->accept.begin(), scenario.under_faults->accept.end());
+    if (scenario.under_faults)
+        accepted.insert(scenario.under_faults->accept.begin(), scenario.under_faults->accept.end());
     for (const Finding& finding : result.findings) {
         if (accepted.contains(name_of(finding))) continue;
         if (finding.by_fault && finding.invariant != InvariantId::abi_bounded) continue;
@@ -63,7 +69,8 @@ std::vector<std::string> judge_run(const Scenario& scenario, const RunResult& re
                                    bool under_faults) {
     std::vector<std::string> failures;
     for (const FaultInjector::Status& fault : result.faults)
-        if (!fault.fired) failures.push_back(fmt::format("fault {} never reached, {} visits", fault.plan, fault.visits));
+        if (!fault.fired)
+            failures.push_back(fmt::format("fault {} never reached, {} visits", fault.plan, fault.visits));
     if (under_faults || !options.faults.empty()) {
         judge_under_faults(scenario, result, failures);
         return failures;

@@ -23,11 +23,12 @@ namespace kexec_sim::sim {
 struct BenchObject {
     enum class Kind : u8 { none, folio, pages, vmalloc, reserve_mem, subtree };
     Kind kind = Kind::none;
-    u64 phys = 0;          // folio, pages, reserve_mem, subtree: first byte; vmalloc: its descriptor's first chunk, if preserved
-    u64 count = 0;         // pages
-    u8 order = 0;          // folio, vmalloc
+    u64 phys =
+        0;  // folio, pages, reserve_mem, subtree: first byte; vmalloc: its descriptor's first chunk, if preserved
+    u64 count = 0;  // pages
+    u8 order = 0;   // folio, vmalloc
     u64 bytes = 0;
-    u8 fill_kind = 0;      // Fill::Kind: zero, byte or pattern
+    u8 fill_kind = 0;  // Fill::Kind: zero, byte or pattern
     u64 fill_value = 0;
     u64 vmalloc_address = 0;  // of the running generation; 0 after a jump
     u32 vmalloc_pages = 0;    // descriptor's total_pages
@@ -40,9 +41,9 @@ struct BenchObject {
 
 /// How a step, or a boot, ended for the supervisor.
 enum class OutcomeKind : u8 {
-    result,      // `text`: ok, an errno, mismatch, deadlock, …
-    jump,        // the kernel has gone through its reboot path: boot the next one
-    panic,       // the kernel is dead; `detail` says why
+    result,  // `text`: ok, an errno, mismatch, deadlock, …
+    jump,    // the kernel has gone through its reboot path: boot the next one
+    panic,   // the kernel is dead; `detail` says why
     power_loss,
     user_error,  // `detail` is the whole line: exit 2
     bug,         // exit 3
@@ -56,13 +57,17 @@ struct Mailbox {
 
 struct RunState {
     explicit RunState(std::pmr::memory_resource* memory)
-        : mailbox(memory), bench(memory), marks(memory), agent("main", memory), blackouts_ns(memory),
+        : mailbox(memory),
+          bench(memory),
+          marks(memory),
+          agent("main", memory),
+          blackouts_ns(memory),
           kernel_index_by_generation(memory) {}
 
     Mailbox mailbox;
     std::pmr::map<std::pmr::string, BenchObject, std::less<>> bench;
     std::pmr::map<std::pmr::string, u64, std::less<>> marks;
-    std::pmr::string agent;              // the one that makes the calls
+    std::pmr::string agent;  // the one that makes the calls
     std::pmr::vector<u64> blackouts_ns;
     std::pmr::vector<u32> kernel_index_by_generation;  // entry of `kernels` that each generation booted
 
@@ -72,8 +77,8 @@ struct RunState {
     u64 crash_begin = 0, crash_end = 0;
     bool blackout_running = false;
     u64 blackout_start_ns = 0;
-    bool own_process = false;            // the running kernel has a process of its own (never in the trace)
-    bool handover_passed = false;        // a setup_data entry of KHO went over
+    bool own_process = false;      // the running kernel has a process of its own (never in the trace)
+    bool handover_passed = false;  // a setup_data entry of KHO went over
 
     /// Counters of the last jump.
     u64 map_pages = 0, preserved_folios = 0, preserved_bytes = 0, overhead_pages = 0, luo_files = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <functional>
+#include <span>
 
 #include "sim/boot_params_file.hpp"
 #include "sim/epilogue.hpp"
@@ -27,21 +29,16 @@ MachineConfig machine_config(const Scenario& scenario, const RunOptions& options
     return config;
 }
 
-/// Runs the program of the scenario; stops at the first step that ends it.
-void run_program(Supervisor& supervisor, const Scenario& scenario, const EpilogueGate& gate) {
-    std::vector<u64> rounds_left(scenario.program.size());
-    std::size_t visit = 0;
-    for (std::size_t at = 0; at < scenario.program.size() && !supervisor.ended(); ++at) {
-        const ProgramOp& op = scenario.program[at];
+/// Runs a program; stops at the first step that ends the run, or for which `leave` says so (true is returned then).
+bool run_program(Supervisor& supervisor, std::span<const Step> steps, std::span<const ProgramOp> program,
+                 const std::function<bool(const StepRecord&)>& leave) {
+    std::vector<u64> rounds_left(program.size());
+    for (std::size_t at = 0; at < program.size() && !supervisor.ended(); ++at) {
+        const ProgramOp& op = program[at];
         switch (op.kind) {
-        case ProgramOp::Kind::step: {
-            const StepRecord& record = supervisor.run_step(scenario.steps[op.step]);
-            if (gate.diverges(visit++, record)) {
-                supervisor.run_epilogue();
-                return;
-            }
+        case ProgramOp::Kind::step:
+            if (leave(supervisor.run_step(steps[op.step]))) return true;
             break;
-        }
         case ProgramOp::Kind::repeat_begin:
             rounds_left[at] = op.times;
             if (op.times == 0) at = op.partner;
@@ -51,6 +48,7 @@ void run_program(Supervisor& supervisor, const Scenario& scenario, const Epilogu
             break;
         }
     }
+    return false;
 }
 
 }  // namespace
@@ -66,7 +64,8 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
         gate.set_baseline(run_scenario(scenario, plain));
     }
     std::optional<BootParamsFile> file;
-    if (scenario.machine.from_handover()) file = read_boot_params_file(scenario.machine.boot_params, scenario.machine.image);
+    if (scenario.machine.from_handover())
+        file = read_boot_params_file(scenario.machine.boot_params, scenario.machine.image);
     const MachineHandle machine = make_machine(machine_config(scenario, options, file ? &*file : nullptr));
     if (const char* muted = std::getenv("KEXEC_SIM_MUTE"))
         if (const auto id = invariant_by_name(muted)) machine->referee.mute(*id);
@@ -78,6 +77,12 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
 
     Scenario own = scenario;
     for (const std::string& module : options.modules) own.modules.emplace_back(module);
+    // A kernel process knows steps by their index, so the scenario's own epilogue stands behind the script.
+    if (own.under_faults)
+        for (Step step : own.under_faults->steps) {
+            step.index = static_cast<u32>(own.steps.size());
+            own.steps.push_back(std::move(step));
+        }
     Supervisor supervisor(*machine, own, options);
     supervisor.begin();
     if (file) {
@@ -86,8 +91,22 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     } else {
         supervisor.power_on();
     }
-    run_program(supervisor, own, gate);
-    return supervisor.finish(gate.under_faults());
+    std::size_t visit = 0;
+    const std::span<const Step> script = std::span(own.steps).first(scenario.steps.size());
+    const bool left = run_program(supervisor, script, own.program,
+                                  [&](const StepRecord& record) { return gate.diverges(visit++, record); });
+    if (left && own.under_faults && !own.under_faults->steps.empty()) {
+        supervisor.own_epilogue_begins();
+        run_program(supervisor, std::span(own.steps).subspan(scenario.steps.size()), own.under_faults->program,
+                    [](const StepRecord&) { return false; });
+    } else if (left) {
+        supervisor.run_epilogue();
+    }
+    RunResult result = supervisor.finish(gate.under_faults());
+    std::erase_if(result.steps, [&](const StepRecord& record) {
+        return record.index >= scenario.steps.size() && record.outcome == "skipped";
+    });
+    return result;
 }
 
 }  // namespace kexec_sim::sim

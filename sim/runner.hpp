@@ -46,13 +46,13 @@ struct StepRecord {
     u32 index = 0;
     int line = 0;
     std::string name, result, expected, outcome = "skipped", detail;  // outcome: pass, fail, skipped
-    u64 virtual_ns = 0;                      // how long it took
+    u64 virtual_ns = 0;                                               // how long it took
     Generation generation = 0;
 };
 
 struct GenerationRecord {
     Generation index = 0;
-    std::string profile, release, end;       // kexec, panic, reset, power-loss, scenario
+    std::string profile, release, end;  // kexec, panic, reset, power-loss, scenario
 };
 
 struct RunResult {
@@ -63,12 +63,13 @@ struct RunResult {
     std::vector<u64> blackouts_ns;
     std::vector<GenerationRecord> generations;
     std::vector<StepRecord> steps;
-    std::vector<std::string> executed;       // results in the order in which steps ran (a repeated one counts each time)
+    std::vector<std::string> executed;  // results in the order in which steps ran (a repeated one counts each time)
     std::vector<FaultInjector::Status> faults;
     std::vector<FaultInjector::Visits> visits;
     std::vector<Finding> findings;
-    std::vector<std::string> failures;       // each a line: what was expected and what happened
-    u64 preserved_folios = 0, preserved_bytes = 0, overhead_pages = 0, map_pages = 0, luo_files = 0, frames_in_use = 0;
+    std::vector<std::string> failures;  // each a line: what was expected and what happened
+    u64 preserved_folios = 0, preserved_bytes = 0, overhead_pages = 0, map_pages = 0, luo_files = 0,
+        frames_in_use = 0;
     std::string trace_hash, ram_hash;
     u64 trace_events = 0;
     /// Kernel log of every generation, as (generation, line).

@@ -15,8 +15,9 @@ struct StepResult {
     std::string detail;
 
     StepResult() = default;
-    StepResult(const Result<>& result) : text(result ? "ok" : errno_name(result.error())) {}  // NOLINT: a result is one
-    StepResult(Errno error) : text(errno_name(error)) {}                                      // NOLINT
+    StepResult(const Result<>& result)
+        : text(result ? "ok" : errno_name(result.error())) {}  // NOLINT: a result is one
+    StepResult(Errno error) : text(errno_name(error)) {}       // NOLINT
     static StepResult mismatch(std::string detail) {
         StepResult result;
         result.text = "mismatch";
@@ -32,10 +33,10 @@ struct StepResult {
 };
 
 /// The groups of steps; each answers for its own ids only.
-StepResult run_reboot_step(KernelInstance& instance, const Step& step);   // kexec.load, panic, kernel.kill
-StepResult run_kho_step(KernelInstance& instance, const Step& step);      // kho.*, reserve_mem.*
-StepResult run_memfd_step(KernelInstance& instance, const Step& step);    // memfd.*
-StepResult run_luo_step(KernelInstance& instance, const Step& step);      // luo.*, luoctl
+StepResult run_reboot_step(KernelInstance& instance, const Step& step);     // kexec.load, panic, kernel.kill
+StepResult run_kho_step(KernelInstance& instance, const Step& step);        // kho.*, reserve_mem.*
+StepResult run_memfd_step(KernelInstance& instance, const Step& step);      // memfd.*
+StepResult run_luo_step(KernelInstance& instance, const Step& step);        // luo.*, luoctl
 StepResult run_subsystem_step(KernelInstance& instance, const Step& step);  // subsystem.*, module.*, agent.*
 /// expect.* and mark need no kernel: the supervisor runs them, also on a dead machine. `log`: lines by generation.
 using LogLines = std::vector<std::pair<Generation, std::string>>;

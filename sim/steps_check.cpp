@@ -60,8 +60,8 @@ StepResult run_check_step(Machine& machine, RunState& state, const LogLines& log
     if (step.id == StepId::expect_frames) {
         const u64 found = machine.referee.frames_of(step.get_text("owner"));
         if (found == step.get_u64("count")) return {};
-        return StepResult::mismatch(fmt::format("{} frames belong to '{}', expected {}", found, step.get_text("owner"),
-                                                step.get_u64("count")));
+        return StepResult::mismatch(fmt::format("{} frames belong to '{}', expected {}", found,
+                                                step.get_text("owner"), step.get_u64("count")));
     }
     INVARIANT(step.id == StepId::expect_memory_in_use);
     const auto mark = state.marks.find(std::string_view(step.get_text("same_as")));
@@ -69,7 +69,8 @@ StepResult run_check_step(Machine& machine, RunState& state, const LogLines& log
         return StepResult::mismatch(fmt::format("no mark '{}' was set in this run", step.get_text("same_as")));
     const u64 now = machine.referee.frames_in_use();
     if (now == mark->second) return {};
-    return StepResult::mismatch(fmt::format("{} frames in use, {} at mark '{}'", now, mark->second, step.get_text("same_as")));
+    return StepResult::mismatch(
+        fmt::format("{} frames in use, {} at mark '{}'", now, mark->second, step.get_text("same_as")));
 }
 
 }  // namespace kexec_sim::sim

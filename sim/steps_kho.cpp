@@ -74,7 +74,8 @@ StepResult alloc(KernelInstance& instance, const Step& step) {
 }
 
 Result<> preserve_run(KernelInstance& instance, PfnRange frames) {
-    if (instance.kho.edition().preserve_pages) return instance.kho.preserve_pages(frames.begin, frames.pages(), bench);
+    if (instance.kho.edition().preserve_pages)
+        return instance.kho.preserve_pages(frames.begin, frames.pages(), bench);
     return instance.kho.preserve_phys(frames.begin.phys(), frames.pages() * page_bytes, bench);
 }
 
@@ -105,7 +106,9 @@ Result<> preserve(KernelInstance& instance, BenchObject& object) {
 Result<> unpreserve(KernelInstance& instance, BenchObject& object) {
     switch (object.kind) {
     case Kind::folio: TRY(instance.kho.unpreserve_folio(folio_of(object), bench)); break;
-    case Kind::pages: TRY(instance.kho.unpreserve_phys(PhysAddr{object.phys}, object.count * page_bytes, bench)); break;
+    case Kind::pages:
+        TRY(instance.kho.unpreserve_phys(PhysAddr{object.phys}, object.count * page_bytes, bench));
+        break;
     case Kind::vmalloc: return fail(Errno::eopnotsupp);  // no edition with vmalloc exports it
     case Kind::none:
     case Kind::reserve_mem:
@@ -146,8 +149,8 @@ StepResult verify_vmalloc(KernelInstance& instance, const BenchObject& object, c
     for (const Pfn block : area->blocks) {
         const u64 bytes = std::min(area->order.bytes(), object.bytes - offset);
         if (const auto at = compare_ram(instance.machine.ram, phys_range(block.phys(), bytes), fill, offset))
-            return StepResult::mismatch(difference_text(offset + *at, instance.machine.ram.read<u8>(block.phys() + *at),
-                                                        fill.byte_at(offset + *at)));
+            return StepResult::mismatch(difference_text(
+                offset + *at, instance.machine.ram.read<u8>(block.phys() + *at), fill.byte_at(offset + *at)));
         offset += bytes;
         if (offset >= object.bytes) break;
     }
@@ -159,8 +162,10 @@ StepResult verify(KernelInstance& instance, const BenchObject& object, const Ste
     if (object.kind == Kind::vmalloc) return verify_vmalloc(instance, object, fill);
     if (const auto order = step.find_u64("order")) {
         const PageMap::Block block = instance.kernel.pages.block(PhysAddr{object.phys}.pfn());
-        if (block.meta.state != PageState::folio || block.head.phys().raw != object.phys || block.meta.order.raw != *order)
-            return StepResult::mismatch(fmt::format("the block at {:#x} is no folio of order {}", object.phys, *order));
+        if (block.meta.state != PageState::folio || block.head.phys().raw != object.phys ||
+            block.meta.order.raw != *order)
+            return StepResult::mismatch(
+                fmt::format("the block at {:#x} is no folio of order {}", object.phys, *order));
     }
     PhysRange range = phys_range(PhysAddr{object.phys}, object.bytes);
     const auto at = compare_ram(instance.machine.ram, range, fill);
@@ -309,7 +314,8 @@ StepResult debugfs(KernelInstance& instance, const Step& step) {
     const std::string path = "kho/" + step.get_text("file");
     const auto content = instance.kernel.vfs.read(path);
     if (!content) return content.error();
-    instance.machine.trace.emit(Layer::sim, "debugfs.output", {{"file", step.get_text("file")}, {"text", printable_blob(*content)}});
+    instance.machine.trace.emit(Layer::sim, "debugfs.output",
+                                {{"file", step.get_text("file")}, {"text", printable_blob(*content)}});
     if (!step.has("contains") || content->find(step.get_text("contains")) != std::string::npos) return {};
     return StepResult::mismatch(fmt::format("{} does not hold \"{}\"", path, step.get_text("contains")));
 }
@@ -396,7 +402,8 @@ StepResult compare_map(const kho::MapStatistics& map, const Step& step) {
         const auto at = map.orders.find(static_cast<unsigned>(order));
         const u64 found = at == map.orders.end() ? 0 : at->second;
         if (found != count)
-            return StepResult::mismatch(fmt::format("the map holds {} blocks of order {}, expected {}", found, order, count));
+            return StepResult::mismatch(
+                fmt::format("the map holds {} blocks of order {}, expected {}", found, order, count));
     }
     return {};
 }

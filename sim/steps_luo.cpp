@@ -61,7 +61,8 @@ StepResult fd_state(luo::LuoClient& client, const Step& step) {
     const auto state = client.get_fd_state(step.get_u64("token"), incoming);
     if (!state) return state.error();
     if (luo_state_name(*state) == step.get_text("state")) return {};
-    return StepResult::mismatch(fmt::format("the file's state is {}, expected {}", luo_state_name(*state), step.get_text("state")));
+    return StepResult::mismatch(
+        fmt::format("the file's state is {}, expected {}", luo_state_name(*state), step.get_text("state")));
 }
 
 std::string hex_of(std::span<const std::byte> bytes) {
@@ -73,7 +74,8 @@ std::string hex_of(std::span<const std::byte> bytes) {
 StepResult raw(luo::LuoClient& client, const Step& step) {
     const std::string& given = step.get_text("bytes");
     std::vector<std::byte> bytes(step.find_u64("size").value_or(given.size()));
-    for (std::size_t i = 0; i < std::min(bytes.size(), given.size()); ++i) bytes[i] = static_cast<std::byte>(given[i]);
+    for (std::size_t i = 0; i < std::min(bytes.size(), given.size()); ++i)
+        bytes[i] = static_cast<std::byte>(given[i]);
     const auto result = client.raw(static_cast<u32>(step.get_u64("request")), bytes);
     if (!result) return result.error();
     if (!step.has("reply")) return {};
@@ -88,7 +90,8 @@ StepResult luoctl(KernelInstance& instance, const Step& step) {
     const luo::LuoctlResult result = luo::run_luoctl(instance.kernel, step.get_text(step.spec->fields.front().name));
     const std::string text = result.out + result.err;
     if (!text.empty())
-        instance.machine.trace.emit(Layer::sim, "luoctl.output", {{"text", text}, {"exit", static_cast<u64>(result.exit_code)}});
+        instance.machine.trace.emit(Layer::sim, "luoctl.output",
+                                    {{"text", text}, {"exit", static_cast<u64>(result.exit_code)}});
     return result.exit_code == 0 ? StepResult{} : StepResult::word(fmt::format("exit {}", result.exit_code), text);
 }
 
@@ -109,8 +112,7 @@ StepResult run_luo_step(KernelInstance& instance, const Step& step) {
     case StepId::luo_prepare: return client.set_event(static_cast<u32>(LuoEvent::prepare));
     case StepId::luo_cancel: return client.set_event(static_cast<u32>(LuoEvent::cancel));
     case StepId::luo_finish: return client.set_event(static_cast<u32>(LuoEvent::finish));
-    case StepId::luo_event:
-        return client.set_event(static_cast<u32>(step.get_u64(step.spec->fields.front().name)));
+    case StepId::luo_event: return client.set_event(static_cast<u32>(step.get_u64(step.spec->fields.front().name)));
     case StepId::luo_freeze: return instance.luo->request(LuoEvent::freeze);
     case StepId::luo_restore: return restore(instance, client, step);
     case StepId::luo_fd_event:

@@ -10,9 +10,16 @@ namespace {
 
 constexpr u64 chunk_bytes = MiB;
 
-constexpr struct { std::string_view name; u32 bit; } seal_table[] = {
-    {"seal", F_SEAL_SEAL_BIT}, {"shrink", F_SEAL_SHRINK_BIT}, {"grow", F_SEAL_GROW_BIT}, {"write", F_SEAL_WRITE_BIT},
-    {"future_write", F_SEAL_FUTURE_WRITE_BIT}, {"exec", F_SEAL_EXEC_BIT},
+constexpr struct {
+    std::string_view name;
+    u32 bit;
+} seal_table[] = {
+    {"seal", F_SEAL_SEAL_BIT},
+    {"shrink", F_SEAL_SHRINK_BIT},
+    {"grow", F_SEAL_GROW_BIT},
+    {"write", F_SEAL_WRITE_BIT},
+    {"future_write", F_SEAL_FUTURE_WRITE_BIT},
+    {"exec", F_SEAL_EXEC_BIT},
 };
 
 u32 seal_bits(const std::vector<std::string>& names) {
@@ -104,7 +111,8 @@ StepResult write(ShmemFile& file, const Step& step) {
     if (!written) return written.error();
     const u64 expected = step.find_u64("written").value_or(content.length);
     if (*written != expected)
-        return StepResult::mismatch(fmt::format("{} of {} bytes written, expected {}", *written, content.length, expected));
+        return StepResult::mismatch(
+            fmt::format("{} of {} bytes written, expected {}", *written, content.length, expected));
     return {};
 }
 
@@ -137,7 +145,8 @@ StepResult stat(const ShmemFile& file, const Step& step) {
     const auto differs = [](std::string_view what, u64 found, u64 wanted) {
         return StepResult::mismatch(fmt::format("{} is {}, expected {}", what, found, wanted));
     };
-    if (const auto size = step.find_u64("size"); size && *size != file.size()) return differs("size", file.size(), *size);
+    if (const auto size = step.find_u64("size"); size && *size != file.size())
+        return differs("size", file.size(), *size);
     if (const auto pos = step.find_u64("pos"); pos && *pos != file.pos) return differs("pos", file.pos, *pos);
     if (const auto allocated = step.find_u64("allocated"); allocated && *allocated != file.allocated_bytes())
         return differs("allocated", file.allocated_bytes(), *allocated);

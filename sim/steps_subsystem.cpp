@@ -12,8 +12,10 @@ using luo::ScriptedSubsystem;
 ScriptedSubsystem::Answer answer_of(const Step& step, std::string_view field) {
     const std::string& word = step.has(field) ? step.get_text(field) : std::string("ok");
     ScriptedSubsystem::Answer answer;
-    if (word == "panic") answer.panic = true;
-    else if (word != "ok") answer.error = errno_by_name(word);
+    if (word == "panic")
+        answer.panic = true;
+    else if (word != "ok")
+        answer.error = errno_by_name(word);
     return answer;
 }
 
@@ -43,7 +45,8 @@ StepResult unregister_subsystem(KernelInstance& instance, const Step& step) {
     if (at == instance.subsystems.end()) {
         // Unregistered before: the call goes to the kernel all the same, which says so.
         const auto gone = instance.gone_subsystems.find(step.get_name("name"));
-        return gone == instance.gone_subsystems.end() ? StepResult{Errno::enoent} : gone->second->unregister_from_luo();
+        return gone == instance.gone_subsystems.end() ? StepResult{Errno::enoent}
+                                                      : gone->second->unregister_from_luo();
     }
     const auto result = at->second->unregister_from_luo();
     if (result) {
@@ -62,13 +65,16 @@ std::string joined(const std::vector<std::string>& words) {
 StepResult expect_calls(KernelInstance& instance, const Step& step) {
     const std::string& name = step.get_name("name");
     const ScriptedSubsystem* subsystem = nullptr;
-    if (const auto at = instance.subsystems.find(name); at != instance.subsystems.end()) subsystem = at->second.get();
+    if (const auto at = instance.subsystems.find(name); at != instance.subsystems.end())
+        subsystem = at->second.get();
     else if (const auto gone = instance.gone_subsystems.find(name); gone != instance.gone_subsystems.end())
         subsystem = gone->second.get();
-    if (!subsystem) return StepResult::mismatch(fmt::format("subsystem '{}' was not registered in this generation", name));
+    if (!subsystem)
+        return StepResult::mismatch(fmt::format("subsystem '{}' was not registered in this generation", name));
     const std::vector<std::string>& wanted = step.get_list("calls");
     if (subsystem->calls() == wanted) return {};
-    return StepResult::mismatch(fmt::format("calls were {}, expected {}", joined(subsystem->calls()), joined(wanted)));
+    return StepResult::mismatch(
+        fmt::format("calls were {}, expected {}", joined(subsystem->calls()), joined(wanted)));
 }
 
 StepResult agent_step(KernelInstance& instance, const Step& step) {

@@ -24,7 +24,10 @@ std::string_view end_name(KernelEnd end) {
 }  // namespace
 
 Supervisor::Supervisor(Machine& machine, const Scenario& scenario, const RunOptions& options)
-    : machine_(machine), scenario_(scenario), options_(options), state_(machine.arena->make<RunState>(machine.arena)),
+    : machine_(machine),
+      scenario_(scenario),
+      options_(options),
+      state_(machine.arena->make<RunState>(machine.arena)),
       host_(make_host(options.isolation, machine, *state_, scenario)) {
     result_.seed = scenario.seed;
     for (const Step& step : scenario.steps) {
@@ -53,8 +56,11 @@ void Supervisor::begin() {
     u64 memory = 0;
     for (const PhysRange& range : machine_.ram.ranges()) memory += range.bytes();
     machine_.trace.emit(Layer::sim, "run.begin",
-                        {{"scenario", scenario_.name}, {"summary", scenario_.summary}, {"seed", scenario_.seed},
-                         {"memory", memory}, {"nodes", u64{machine_.node_count}}});
+                        {{"scenario", scenario_.name},
+                         {"summary", scenario_.summary},
+                         {"seed", scenario_.seed},
+                         {"memory", memory},
+                         {"nodes", u64{machine_.node_count}}});
     drain();
 }
 
@@ -71,8 +77,7 @@ void Supervisor::power_on_from(const BootParamsFile& file) {
     machine_.set_generation(file.generation - 1);
     {
         const MachineEntry entry;
-        for (const auto& [name, object] : file.bench)
-            state_->bench[std::pmr::string(name, machine_.arena)] = object;
+        for (const auto& [name, object] : file.bench) state_->bench[std::pmr::string(name, machine_.arena)] = object;
         for (const auto& [name, frames] : file.marks) state_->marks[std::pmr::string(name, machine_.arena)] = frames;
         state_->blackout_running = file.blackout_start_ns.has_value();
         state_->blackout_start_ns = file.blackout_start_ns.value_or(0);
@@ -97,9 +102,11 @@ Supervisor::Outcome Supervisor::boot(const BootRequest& request) {
     booted_once_ = true;
     kernel_index_ = request.kernel_index;
     const KernelSpec& spec = scenario_.kernel(request.kernel_index);
-    result_.generations.push_back({machine_.generation, std::string(profile_name(spec.profile)), spec.release, "scenario"});
-    machine_.trace.emit(Layer::sim, "generation",
-                        {{"index", machine_.generation}, {"profile", profile_name(spec.profile)}, {"release", spec.release}});
+    result_.generations.push_back(
+        {machine_.generation, std::string(profile_name(spec.profile)), spec.release, "scenario"});
+    machine_.trace.emit(
+        Layer::sim, "generation",
+        {{"index", machine_.generation}, {"profile", profile_name(spec.profile)}, {"release", spec.release}});
     alive_ = true;
     host_->boot(request);
     return take_outcome();
@@ -235,8 +242,11 @@ const StepRecord& Supervisor::run_step(const Step& step) {
     const u64 start_ns = machine_.clock.now_ns();
     record.generation = machine_.generation;
     machine_.trace.emit(Layer::sim, "step",
-                        {{"index", step.index}, {"line", i64{step.pos.line}}, {"text", step.text},
-                         {"expected", step.expected}, {"note", step.note}},
+                        {{"index", step.index},
+                         {"line", i64{step.pos.line}},
+                         {"text", step.text},
+                         {"expected", step.expected},
+                         {"note", step.note}},
                         Phase::begin);
     const Outcome outcome = dispatch(step);
     record.result = outcome.text;
@@ -245,13 +255,13 @@ const StepRecord& Supervisor::run_step(const Step& step) {
     record.virtual_ns = machine_.clock.now_ns() - start_ns;
     const bool pass = record.result == step.expected || (result_.stopped_at_jump && record.result == "ok");
     if (record.outcome != "fail") record.outcome = pass ? "pass" : "fail";
-    machine_.trace.emit(Layer::sim, "step",
-                        {{"index", step.index}, {"result", outcome.text}, {"detail", outcome.detail},
-                         {"outcome", record.outcome}},
-                        Phase::end);
-    if (!pass && options_.faults.empty() && !in_epilogue_) {
-        std::string text = fmt::format("step {} (line {}, {}): {}, expected {}", step.index + 1, step.pos.line, step.name(),
-                                       outcome.text, step.expected);
+    machine_.trace.emit(
+        Layer::sim, "step",
+        {{"index", step.index}, {"result", outcome.text}, {"detail", outcome.detail}, {"outcome", record.outcome}},
+        Phase::end);
+    if (!pass && (options_.faults.empty() || own_epilogue_) && !in_epilogue_) {
+        std::string text = fmt::format("step {} (line {}, {}): {}, expected {}", step.index + 1, step.pos.line,
+                                       step.name(), outcome.text, step.expected);
         if (!outcome.detail.empty()) text += ": " + outcome.detail;
         fail(std::move(text));
     }
@@ -301,10 +311,14 @@ RunResult Supervisor::finish(bool under_faults) {
     result_.luo_files = state_->luo_files;
     result_.passed = result_.failures.empty();
     machine_.trace.emit(Layer::sim, "run.end",
-                        {{"outcome", !result_.passed ? "fail" : result_.interrupted ? "interrupted" : "pass"},
+                        {{"outcome", !result_.passed       ? "fail"
+                                     : result_.interrupted ? "interrupted"
+                                                           : "pass"},
                          {"blackout", result_.blackouts_ns.empty() ? u64{0} : result_.blackouts_ns.back()},
-                         {"folios", result_.preserved_folios}, {"bytes", result_.preserved_bytes},
-                         {"map_pages", result_.map_pages}, {"stopped", u64{result_.stopped_at_jump}}});
+                         {"folios", result_.preserved_folios},
+                         {"bytes", result_.preserved_bytes},
+                         {"map_pages", result_.map_pages},
+                         {"stopped", u64{result_.stopped_at_jump}}});
     drain();
     result_.trace_hash = machine_.trace.hash().hex();
     result_.trace_events = machine_.trace.events();

@@ -15,17 +15,21 @@ public:
     ~Supervisor();
 
     void begin();
-    void power_on();                                   // cold boot of the first kernel
-    void power_on_from(const BootParamsFile& file);    // the first kernel finds a handover
+    void power_on();                                 // cold boot of the first kernel
+    void power_on_from(const BootParamsFile& file);  // the first kernel finds a handover
     const StepRecord& run_step(const Step& step);
     /// What comes in place of the rest of the script after an unplanned fault.
     void run_epilogue();
+    /// The scenario's own epilogue begins: from here on an unmet `expect` is a failure again.
+    void own_epilogue_begins() { own_epilogue_ = true; }
     /// No further step runs: a failure, the requested jump, an interruption.
     bool ended() const { return ended_; }
     RunResult finish(bool under_faults);
 
 private:
-    struct Outcome { std::string text, detail; };
+    struct Outcome {
+        std::string text, detail;
+    };
     Outcome dispatch(const Step& step);
     Outcome in_supervisor(const Step& step);
     Outcome in_kernel(const Step& step);
@@ -56,6 +60,7 @@ private:
     bool failed_step_ = false;
     u32 kernel_index_ = 0;
     bool in_epilogue_ = false;
+    bool own_epilogue_ = false;
 };
 
 /// expect.* and mark, which need no kernel.

@@ -173,7 +173,7 @@ expect 0 "" run --step good.yaml
 for signal in INT TERM; do
     mkfifo "in.$signal"
     # Waits for Enter until the signal comes.
-    "$program" run --step --json interrupted.json good.yaml <"in.$signal" >out 2>err &
+    env --default-signal=INT,TERM "$program" run --step --json interrupted.json good.yaml <"in.$signal" >out 2>err &
     pid=$!
     exec 3>"in.$signal"
     for ((i = 0; i < 100; ++i)); do

@@ -32,8 +32,10 @@ struct LuoOptions {
 /// What a kernel is made of, in the order in which it goes.
 struct LuoKernel {
     LuoKernel(Machine& machine, const KernelConfig& config, BootParams params)
-        : kernel(machine, config, std::move(params)), kho(kernel, kho::edition_for_profile(config.profile)),
-          luo(kernel, kho, *edition_for_profile(config.profile)), memfd(kernel, kho, luo) {}
+        : kernel(machine, config, std::move(params)),
+          kho(kernel, kho::edition_for_profile(config.profile)),
+          luo(kernel, kho, *edition_for_profile(config.profile)),
+          memfd(kernel, kho, luo) {}
 
     Kernel kernel;
     kho::Kho kho;
@@ -70,8 +72,9 @@ public:
     Errno freeze() { return errno_of(luo().request(LuoEvent::freeze)); }
     Errno cancel() { return errno_of(luo().request(LuoEvent::cancel)); }
     Errno finish() { return errno_of(luo().request(LuoEvent::finish)); }
-    template <typename T>
-    static Errno errno_of(const Result<T>& result) { return result ? Errno::ok : result.error(); }
+    template <typename T> static Errno errno_of(const Result<T>& result) {
+        return result ? Errno::ok : result.error();
+    }
 
     KexecRequest request() const {
         KexecRequest wanted;
@@ -130,7 +133,8 @@ public:
     std::vector<std::string> findings() const {
         std::vector<std::string> found;
         for (const Finding& finding : machine->referee.findings())
-            found.push_back(fmt::format("{}: {}", invariants()[static_cast<std::size_t>(finding.invariant)].name, finding.message));
+            found.push_back(fmt::format("{}: {}", invariants()[static_cast<std::size_t>(finding.invariant)].name,
+                                        finding.message));
         return found;
     }
     bool has_finding(std::string_view id) const {
@@ -164,7 +168,8 @@ private:
 
 /// A subsystem of a test: it notes what is called, and answers what it is told.
 struct Probe {
-    explicit Probe(std::string name, std::vector<std::string>* calls_ = nullptr) : calls(calls_ ? calls_ : &own_calls) {
+    explicit Probe(std::string name, std::vector<std::string>* calls_ = nullptr)
+        : calls(calls_ ? calls_ : &own_calls) {
         subsystem.name = std::move(name);
         subsystem.prepare = [this](u64* data) { return note("prepare"), *data = handle, prepare_answer; };
         subsystem.freeze = [this](u64*) { return note("freeze"), freeze_answer; };

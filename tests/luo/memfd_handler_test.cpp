@@ -8,9 +8,13 @@ namespace {
 
 /// Everything that a failed prepare must leave as it was.
 struct Before {
-    explicit Before(LuoWorld& world_) : world(world_), free(world.free_frames()), preserved(world.kho().preserved_folios()) {}
+    explicit Before(LuoWorld& world_)
+        : world(world_),
+          free(world.free_frames()),
+          preserved(world.kho().preserved_folios()) {}
     bool holds(const ShmemFile& file) const {
-        return world.free_frames() == free && world.kho().preserved_folios() == preserved && !file.frozen() && !file.pinned();
+        return world.free_frames() == free && world.kho().preserved_folios() == preserved && !file.frozen() &&
+               !file.pinned();
     }
     LuoWorld& world;
     u64 free, preserved;
@@ -145,7 +149,8 @@ TEST_CASE("a damaged tree is an errno, never a crash, and nothing that was resto
         for (const auto& node : [&] {
                  FileTree tree(world.kernel(), world.kho());
                  const auto luo = kho::FdtReader::open(world.ram(), world.luo().tree().page());
-                 REQUIRE(tree.adopt(PhysAddr{*luo->property_u64(luo->subnode(0, "subsystems"), "file-descriptors")}) == 0);
+                 REQUIRE(tree.adopt(
+                             PhysAddr{*luo->property_u64(luo->subnode(0, "subsystems"), "file-descriptors")}) == 0);
                  return tree.nodes();
              }())
             data = *node.data;

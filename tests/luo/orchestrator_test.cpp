@@ -27,16 +27,26 @@ TEST_CASE("every event has in every state the result and the successor of the ta
     using S = LuoState;
     using E = LuoEvent;
     const Row rows[] = {
-        {S::undefined, E::prepare, Errno::einval, S::undefined}, {S::undefined, E::freeze, Errno::einval, S::undefined},
-        {S::undefined, E::cancel, Errno::eopnotsupp, S::undefined}, {S::undefined, E::finish, Errno::einval, S::undefined},
-        {S::normal, E::prepare, Errno::ok, S::prepared}, {S::normal, E::freeze, Errno::einval, S::normal},
-        {S::normal, E::cancel, Errno::enoent, S::normal}, {S::normal, E::finish, Errno::einval, S::normal},
-        {S::prepared, E::prepare, Errno::einval, S::prepared}, {S::prepared, E::freeze, Errno::ok, S::frozen},
-        {S::prepared, E::cancel, Errno::ok, S::normal}, {S::prepared, E::finish, Errno::einval, S::prepared},
-        {S::frozen, E::prepare, Errno::einval, S::frozen}, {S::frozen, E::freeze, Errno::einval, S::frozen},
-        {S::frozen, E::cancel, Errno::ok, S::normal}, {S::frozen, E::finish, Errno::einval, S::frozen},
-        {S::updated, E::prepare, Errno::einval, S::updated}, {S::updated, E::freeze, Errno::einval, S::updated},
-        {S::updated, E::cancel, Errno::enoent, S::updated}, {S::updated, E::finish, Errno::ok, S::normal},
+        {S::undefined, E::prepare, Errno::einval, S::undefined},
+        {S::undefined, E::freeze, Errno::einval, S::undefined},
+        {S::undefined, E::cancel, Errno::eopnotsupp, S::undefined},
+        {S::undefined, E::finish, Errno::einval, S::undefined},
+        {S::normal, E::prepare, Errno::ok, S::prepared},
+        {S::normal, E::freeze, Errno::einval, S::normal},
+        {S::normal, E::cancel, Errno::enoent, S::normal},
+        {S::normal, E::finish, Errno::einval, S::normal},
+        {S::prepared, E::prepare, Errno::einval, S::prepared},
+        {S::prepared, E::freeze, Errno::ok, S::frozen},
+        {S::prepared, E::cancel, Errno::ok, S::normal},
+        {S::prepared, E::finish, Errno::einval, S::prepared},
+        {S::frozen, E::prepare, Errno::einval, S::frozen},
+        {S::frozen, E::freeze, Errno::einval, S::frozen},
+        {S::frozen, E::cancel, Errno::ok, S::normal},
+        {S::frozen, E::finish, Errno::einval, S::frozen},
+        {S::updated, E::prepare, Errno::einval, S::updated},
+        {S::updated, E::freeze, Errno::einval, S::updated},
+        {S::updated, E::cancel, Errno::enoent, S::updated},
+        {S::updated, E::finish, Errno::ok, S::normal},
     };
     for (const Row& row : rows) {
         LuoOptions options;
@@ -49,8 +59,10 @@ TEST_CASE("every event has in every state the result and the successor of the ta
         const std::string_view target = row.event == E::prepare  ? "prepared"
                                         : row.event == E::freeze ? "frozen"
                                                                  : "normal";
-        const std::string switched = fmt::format("luo: Switched from [{}] to [{}] state", luo_state_name(row.from), target);
-        const std::string refused = fmt::format("luo: Can't switch to [{}] from [{}] state", target, luo_state_name(row.from));
+        const std::string switched =
+            fmt::format("luo: Switched from [{}] to [{}] state", luo_state_name(row.from), target);
+        const std::string refused =
+            fmt::format("luo: Can't switch to [{}] from [{}] state", target, luo_state_name(row.from));
         CHECK(world.logged(switched) == (row.result == Errno::ok));
         CHECK(world.logged(refused) == (row.result == Errno::einval));
         CHECK(world.findings() == Calls{});
@@ -106,12 +118,13 @@ TEST_CASE("a failed or cancelled prepare returns every frame") {
     REQUIRE(world.prepare() == Errno::ok);
     REQUIRE(world.cancel() == Errno::ok);  // tracking pages of KHO are there from now on
     const u64 before = world.free_frames();
-    for (const char* fault : {"mm.folio_alloc[luo.tree]#1=fail(ENOMEM)", "mm.folio_alloc[luo.fdt]#1=fail(ENOMEM)",
-                              "kho.preserve[luo]#1=fail(ENOMEM)", "kho.add_subtree[LUO]#1=fail(ENOMEM)",
-                              "luo.fdt_write[subsystems]#1=fail(ENOSPC)", "luo.fdt_write[probe]#1=fail(ENOSPC)",
-                              "luo.fdt_write[probe]#2=fail(ENOSPC)", "luo.fdt_write[data]#1=fail(ENOSPC)",
-                              "luo.fdt_write[data]#2=fail(ENOSPC)", "luo.subsystem.prepare[probe]#1=fail(EAGAIN)",
-                              "luo.file.prepare[memfd-v1]#1=fail(EINVAL)", "mm.folio_alloc[memfd.tree]#1=fail(ENOMEM)"}) {
+    for (const char* fault :
+         {"mm.folio_alloc[luo.tree]#1=fail(ENOMEM)", "mm.folio_alloc[luo.fdt]#1=fail(ENOMEM)",
+          "kho.preserve[luo]#1=fail(ENOMEM)", "kho.add_subtree[LUO]#1=fail(ENOMEM)",
+          "luo.fdt_write[subsystems]#1=fail(ENOSPC)", "luo.fdt_write[probe]#1=fail(ENOSPC)",
+          "luo.fdt_write[probe]#2=fail(ENOSPC)", "luo.fdt_write[data]#1=fail(ENOSPC)",
+          "luo.fdt_write[data]#2=fail(ENOSPC)", "luo.subsystem.prepare[probe]#1=fail(EAGAIN)",
+          "luo.file.prepare[memfd-v1]#1=fail(EINVAL)", "mm.folio_alloc[memfd.tree]#1=fail(ENOMEM)"}) {
         INFO(fault);
         world.plan(fault);
         CHECK(world.prepare() != Errno::ok);
@@ -187,7 +200,9 @@ TEST_CASE("CANCEL aborts a KHO that somebody else finalized, and then refuses") 
 TEST_CASE("a callback that calls back hangs with the lock, and everybody after it waits for ever") {
     LuoWorld world;
     Probe probe("probe"), other("other");
-    probe.subsystem.prepare = [&](u64*) { return static_cast<int>(!world.luo().register_subsystem(&other.subsystem)); };
+    probe.subsystem.prepare = [&](u64*) {
+        return static_cast<int>(!world.luo().register_subsystem(&other.subsystem));
+    };
     REQUIRE(world.luo().register_subsystem(&probe.subsystem));
     CHECK_THROWS_AS(world.luo().request(LuoEvent::prepare), TaskDeadlock);
     CHECK(world.has_finding("luo.legal"));

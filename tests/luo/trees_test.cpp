@@ -91,7 +91,8 @@ TEST_CASE("the block of the file tree grows with the number of files") {
     const std::pair<u64, u64> cases[] = {{0, 4096}, {24, 4096}, {25, 8192}, {56, 8192}, {57, 16384}};
     for (const auto& [files, bytes] : cases) {
         LuoWorld world;
-        for (u64 token = 0; token < files; ++token) REQUIRE(world.client().fd_preserve(world.memfd(page_bytes), token));
+        for (u64 token = 0; token < files; ++token)
+            REQUIRE(world.client().fd_preserve(world.memfd(page_bytes), token));
         const u64 before = world.kho().preserved_bytes();
         REQUIRE(world.prepare() == Errno::ok);
         // For every file its page and a tree of two; the LUO page; KHO's root page; the file tree.
@@ -183,7 +184,8 @@ TEST_CASE("a kernel without the memfd handler panics over an incoming memfd") {
     REQUIRE(world.prepare() == Errno::ok);
     world.options.without = {"memfd"};
     REQUIRE(world.kexec() == Errno::ok);
-    CHECK_THROWS_WITH(world.luo().files().retrieve(0x10), "FDT node '0x10': No registered handler for compatible 'memfd-v1'");
+    CHECK_THROWS_WITH(world.luo().files().retrieve(0x10),
+                      "FDT node '0x10': No registered handler for compatible 'memfd-v1'");
 }
 
 }  // namespace kexec_sim::luo

@@ -15,10 +15,21 @@ namespace {
 
 /// Scenarios that together pass through every codec.
 const char* const scenarios[] = {
-    "memfd-survives",        "kho-folio",           "memfd/several",          "luo/many-files",
-    "luo/v2-update",         "kho/vmalloc-6.18",    "kho/subtrees-6.16",      "kho/subtrees-luo",
-    "kho/two-chunks",        "kho/all-orders",      "reserve-mem/two-entries", "reserve-mem/three-kernels",
-    "selftests/subsystem.getdata_verify", "chains/update-of-an-update", "luo/unpreserve",
+    "memfd-survives",
+    "kho-folio",
+    "memfd/several",
+    "luo/many-files",
+    "luo/v2-update",
+    "kho/vmalloc-6.18",
+    "kho/subtrees-6.16",
+    "kho/subtrees-luo",
+    "kho/two-chunks",
+    "kho/all-orders",
+    "reserve-mem/two-entries",
+    "reserve-mem/three-kernels",
+    "selftests/subsystem.getdata_verify",
+    "chains/update-of-an-update",
+    "luo/unpreserve",
 };
 
 /// More pages than two chunks of a vmalloc descriptor hold, so that the chain matters.

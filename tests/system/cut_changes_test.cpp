@@ -11,8 +11,7 @@ namespace sim = kexec_sim::sim;
 namespace {
 
 /// Scenarios with one jump and no finding, stopped there, whose handover the decoder can read.
-template <typename Body>
-unsigned each_clean_handover(Body&& body) {
+template <typename Body> unsigned each_clean_handover(Body&& body) {
     unsigned cases = 0;
     for (const auto& file : scenario_files()) {
         const Scenario scenario = load(file);
@@ -46,7 +45,8 @@ bool compares_files(const Scenario& rest) {
 }  // namespace
 
 TEST_CASE("a byte of a file's page that is changed in between changes what is retrieved", "[cut_changes]") {
-    const unsigned cases = each_clean_handover([](const Scenario& scenario, StoppedRun& stopped, const decoder::Result& decoded) {
+    const unsigned cases = each_clean_handover([](const Scenario& scenario, StoppedRun& stopped,
+                                                  const decoder::Result& decoded) {
         const Scenario rest = stopped.resumed(scenario);
         if (!decoded.luo || !compares_files(rest)) return false;
         u64 changed = 0;
@@ -76,16 +76,17 @@ bool claims_memory(const Scenario& rest) {
 }
 
 TEST_CASE("a map page that is zeroed in between gives a finding", "[cut_changes]") {
-    const unsigned cases = each_clean_handover([](const Scenario& scenario, StoppedRun& stopped, const decoder::Result& decoded) {
-        if (decoded.chunks.empty() || !stopped.promises()) return false;
-        const std::vector<char> zeros(decoder::page_bytes);
-        for (const auto& chunk : decoded.chunks) stopped.ram().write(chunk.phys, zeros.data(), zeros.size());
-        const Scenario rest = stopped.resumed(scenario);
-        if (!claims_memory(rest)) return false;
-        const RunResult resumed = run(rest);
-        CHECK_FALSE(resumed.findings.empty());
-        return true;
-    });
+    const unsigned cases =
+        each_clean_handover([](const Scenario& scenario, StoppedRun& stopped, const decoder::Result& decoded) {
+            if (decoded.chunks.empty() || !stopped.promises()) return false;
+            const std::vector<char> zeros(decoder::page_bytes);
+            for (const auto& chunk : decoded.chunks) stopped.ram().write(chunk.phys, zeros.data(), zeros.size());
+            const Scenario rest = stopped.resumed(scenario);
+            if (!claims_memory(rest)) return false;
+            const RunResult resumed = run(rest);
+            CHECK_FALSE(resumed.findings.empty());
+            return true;
+        });
     CHECK(cases > 20);
 }
 

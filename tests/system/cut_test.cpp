@@ -41,18 +41,22 @@ void each_with_one_jump(const std::function<void(const Case&)>& body) {
 }
 
 /// Steps that ran after the jump, as lines.
-std::vector<std::string> steps_after(const Case& one, const RunResult& result, std::size_t jump_at, std::size_t first) {
+std::vector<std::string> steps_after(const Case& one, const RunResult& result, std::size_t jump_at,
+                                     std::size_t first) {
     std::vector<std::string> lines;
     const auto order = execution_order(one.scenario);
     for (std::size_t i = first; i < result.executed.size(); ++i) {
         const auto& step = result.steps.at(order.at(jump_at + 1 + i - first));
-        lines.push_back(step.name + " (line " + std::to_string(step.line) + "): " + result.executed[i] + "; " + step.detail);
+        lines.push_back(step.name + " (line " + std::to_string(step.line) + "): " + result.executed[i] + "; " +
+                        step.detail);
     }
     return lines;
 }
 
 /// What the jump's own step came to: with "panic" the successor did not reach user space.
-bool successor_boots(const Case& one, const StoppedRun& stopped) { return one.uncut.executed.at(stopped.jump_at()) == "ok"; }
+bool successor_boots(const Case& one, const StoppedRun& stopped) {
+    return one.uncut.executed.at(stopped.jump_at()) == "ok";
+}
 
 /// Everything that the uncut run says of the second half, the resumed one says too. A successor that never reaches user
 /// space ends the resumed run, so that there only its own generation can be compared.
@@ -66,7 +70,8 @@ void check_same(const Case& one, const StoppedRun& stopped, const RunResult& res
         CHECK(resumed.executed.empty());
         CHECK(resumed.generations.back().end == "panic");
     } else {
-        CHECK(first_difference(steps_after(one, uncut, jump_at, jump_at + 1), steps_after(one, resumed, jump_at, 0)) == "");
+        CHECK(first_difference(steps_after(one, uncut, jump_at, jump_at + 1),
+                               steps_after(one, resumed, jump_at, 0)) == "");
         CHECK(uncut.ram_hash == resumed.ram_hash);
         CHECK(uncut.virtual_ns == resumed.virtual_ns);
         CHECK(uncut.blackouts_ns == resumed.blackouts_ns);

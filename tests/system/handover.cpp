@@ -26,7 +26,9 @@ u64 number(const json& value) {
 
 decoder::FrameRange frames_of(u64 phys, u64 bytes) { return {phys / page, (phys + bytes + page - 1) / page}; }
 
-decoder::FrameRange frames_of(const json& place) { return frames_of(number(place.at("addr")), number(place.at("size"))); }
+decoder::FrameRange frames_of(const json& place) {
+    return frames_of(number(place.at("addr")), number(place.at("size")));
+}
 
 /// True if the referee's notes hold a promise to anybody but KHO, whose own page nobody claims.
 ///   source <who> <origin> <token> <intent> <promised> <state>     frames <begin> <end> <order> <source> <metadata>
@@ -92,7 +94,8 @@ bool RamFile::read(u64 phys, void* out, u64 bytes) const {
 }
 
 void RamFile::write(u64 phys, const void* in, u64 bytes) {
-    if (phys > bytes_ || bytes > bytes_ - phys || pwrite(fd_, in, bytes, static_cast<off_t>(phys)) != static_cast<ssize_t>(bytes))
+    if (phys > bytes_ || bytes > bytes_ - phys ||
+        pwrite(fd_, in, bytes, static_cast<off_t>(phys)) != static_cast<ssize_t>(bytes))
         throw std::runtime_error("RAM file: cannot be written");
 }
 
@@ -140,7 +143,8 @@ StoppedRun::StoppedRun(const Scenario& scenario, Generation generation) : genera
     if (result_.generations.at(generation - 1).profile == "linux-6.18") bitmap_bytes_ = 4096;
     kernel_index_ = static_cast<u32>(number(params.at("kernel_index")));
     promises_ = promises_made(params.at("referee").get<std::string>());
-    given_ = {frames_of(params.at("boot_page")), frames_of(params.at("kernel_image")), frames_of(params.at("initrd"))};
+    given_ = {frames_of(params.at("boot_page")), frames_of(params.at("kernel_image")),
+              frames_of(params.at("initrd"))};
 }
 
 decoder::Result StoppedRun::decode() {
@@ -189,8 +193,10 @@ std::vector<decoder::FrameRange> joined(std::vector<decoder::FrameRange> ranges)
     std::vector<decoder::FrameRange> result;
     for (const auto& range : ranges) {
         if (range.begin >= range.end) continue;
-        if (result.empty() || result.back().end < range.begin) result.push_back(range);
-        else result.back().end = std::max(result.back().end, range.end);
+        if (result.empty() || result.back().end < range.begin)
+            result.push_back(range);
+        else
+            result.back().end = std::max(result.back().end, range.end);
     }
     return result;
 }

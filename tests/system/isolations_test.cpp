@@ -14,7 +14,8 @@ namespace {
 const std::set<std::string> killed_by_a_signal = {"crash/killed-process"};
 
 bool signal_arrived(const std::vector<Event>& events) {
-    return std::ranges::any_of(events, [](const Event& event) { return event.text.find(" kernel.signal ") != std::string::npos; });
+    return std::ranges::any_of(
+        events, [](const Event& event) { return event.text.find(" kernel.signal ") != std::string::npos; });
 }
 
 /// Where two runs of one scenario part, by their events.
@@ -24,7 +25,8 @@ std::string first_event_that_differs(const Scenario& scenario, Isolation left, I
     run_recorded(scenario, right, events[1]);
     std::vector<std::string> lines[2];
     for (const int side : {0, 1})
-        for (const Event& event : events[side]) lines[side].push_back(std::to_string(event.generation) + " " + event.text);
+        for (const Event& event : events[side])
+            lines[side].push_back(std::to_string(event.generation) + " " + event.text);
     return first_difference(lines[0], lines[1]);
 }
 
@@ -52,7 +54,8 @@ TEST_CASE("process and inline isolation agree in trace, memory, steps and findin
         const RunResult process = run_recorded(scenario, Isolation::process, events);
         const bool killed = signal_arrived(events);
         CHECK(killed == killed_by_a_signal.contains(scenario_name(file)));
-        if (!killed) check_equal(scenario, process, run(scenario, Isolation::inline_), Isolation::process, Isolation::inline_);
+        if (!killed)
+            check_equal(scenario, process, run(scenario, Isolation::inline_), Isolation::process, Isolation::inline_);
     }
 }
 

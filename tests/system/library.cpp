@@ -25,8 +25,8 @@ bool is_reproduction(const fs::path& file) {
 }
 
 std::string event_text(const kexec_sim::TraceEvent& event) {
-    std::string text = fmt::format("[{}] {} {} {}", event.time_ns, layer_name(event.layer), static_cast<int>(event.phase),
-                                   event.name);
+    std::string text = fmt::format("[{}] {} {} {}", event.time_ns, layer_name(event.layer),
+                                   static_cast<int>(event.phase), event.name);
     for (const auto& field : event.fields)
         text += field.type == kexec_sim::TraceField::Type::text ? fmt::format(" {}={}", field.key, field.text)
                                                                 : fmt::format(" {}={:#x}", field.key, field.number);
@@ -45,7 +45,9 @@ std::vector<fs::path> scenario_files() {
 
 fs::path scenario_file(const std::string& name) { return library_dir / (name + ".yaml"); }
 
-std::string scenario_name(const fs::path& file) { return file.lexically_relative(library_dir).replace_extension().string(); }
+std::string scenario_name(const fs::path& file) {
+    return file.lexically_relative(library_dir).replace_extension().string();
+}
 
 Scenario load(const fs::path& file) {
     sim::LoadOptions options;
@@ -62,15 +64,18 @@ RunResult run(const Scenario& scenario, Isolation isolation) {
 RunResult run_recorded(const Scenario& scenario, Isolation isolation, std::vector<Event>& events) {
     RunOptions options;
     options.isolation = isolation;
-    options.on_event = [&](const kexec_sim::TraceEvent& event) { events.push_back({event.generation, event_text(event)}); };
+    options.on_event = [&](const kexec_sim::TraceEvent& event) {
+        events.push_back({event.generation, event_text(event)});
+    };
     return sim::run_scenario(scenario, options);
 }
 
 std::vector<std::string> describe_steps(const RunResult& result) {
     std::vector<std::string> lines;
     for (const auto& step : result.steps)
-        lines.push_back(fmt::format("{} line {} {}: {} ({}) in {} ns, generation {}; {}", step.index + 1, step.line, step.name,
-                                    step.result, step.outcome, step.virtual_ns, step.generation, step.detail));
+        lines.push_back(fmt::format("{} line {} {}: {} ({}) in {} ns, generation {}; {}", step.index + 1, step.line,
+                                    step.name, step.result, step.outcome, step.virtual_ns, step.generation,
+                                    step.detail));
     // A step in a loop has one record and many results.
     for (std::size_t i = 0; i < result.executed.size(); ++i)
         lines.push_back(fmt::format("executed {}: {}", i + 1, result.executed[i]));
@@ -82,7 +87,8 @@ std::string invariant_of(const kexec_sim::Finding& finding) {
 }
 
 bool has_finding(const RunResult& result, const std::string& invariant) {
-    return std::ranges::any_of(result.findings, [&](const auto& finding) { return invariant_of(finding) == invariant; });
+    return std::ranges::any_of(result.findings,
+                               [&](const auto& finding) { return invariant_of(finding) == invariant; });
 }
 
 std::vector<std::string> describe_findings(const RunResult& result, Generation from) {
@@ -90,8 +96,9 @@ std::vector<std::string> describe_findings(const RunResult& result, Generation f
     for (const auto& finding : result.findings) {
         if (finding.generation < from) continue;
         lines.push_back(fmt::format("{} {} generation {} at {} ns: {} [{} frames:{:x}] {}", invariant_of(finding),
-                                    finding.by_fault ? "by-fault" : "violation", finding.generation, finding.virtual_ns,
-                                    finding.message, finding.frame_count, fmt::join(finding.frames, ","), finding.resource));
+                                    finding.by_fault ? "by-fault" : "violation", finding.generation,
+                                    finding.virtual_ns, finding.message, finding.frame_count,
+                                    fmt::join(finding.frames, ","), finding.resource));
     }
     return lines;
 }
@@ -109,8 +116,8 @@ std::string first_difference(const std::vector<std::string>& left, const std::ve
         if (left[i] != right[i]) return fmt::format("line {}:\n  {}\n  {}", i + 1, left[i], right[i]);
     if (left.size() == right.size()) return {};
     const auto& longer = left.size() > right.size() ? left : right;
-    return fmt::format("line {}, which only the {} has:\n  {}", common + 1, left.size() > right.size() ? "first" : "second",
-                       longer[common]);
+    return fmt::format("line {}, which only the {} has:\n  {}", common + 1,
+                       left.size() > right.size() ? "first" : "second", longer[common]);
 }
 
 TempDir::TempDir() {

@@ -33,7 +33,8 @@ std::vector<std::pair<std::string, Scenario>> guilty_scenarios() {
     for (const auto& file : scenario_files())
         if (in_referee_folder(scenario_name(file))) scenarios.emplace_back(scenario_name(file), load(file));
     for (const char* name : {"stale_pointer", "wild_read", "reentrant"}) {
-        Scenario scenario = load(std::filesystem::path(KEXEC_SIM_TESTS_DIR) / "modules" / (std::string(name) + ".yaml"));
+        Scenario scenario =
+            load(std::filesystem::path(KEXEC_SIM_TESTS_DIR) / "modules" / (std::string(name) + ".yaml"));
         scenario.modules.emplace_back(std::filesystem::path(KEXEC_SIM_MODULE_DIR) / (std::string(name) + ".so"));
         scenarios.emplace_back(std::string("modules/") + name, std::move(scenario));
     }

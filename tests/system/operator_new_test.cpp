@@ -35,8 +35,9 @@ void look() {
 
 void* allocate(std::size_t bytes, std::size_t alignment) {
     look();
-    void* block = alignment <= alignof(std::max_align_t) ? std::malloc(bytes ? bytes : 1)
-                                                         : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    void* block = alignment <= alignof(std::max_align_t)
+                      ? std::malloc(bytes ? bytes : 1)
+                      : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (!block) throw std::bad_alloc();
     return block;
 }
@@ -45,8 +46,12 @@ void* allocate(std::size_t bytes, std::size_t alignment) {
 
 void* operator new(std::size_t bytes) { return allocate(bytes, 1); }
 void* operator new[](std::size_t bytes) { return allocate(bytes, 1); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+    return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+    return allocate(bytes, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* block) noexcept { std::free(block); }
 void operator delete[](void* block) noexcept { std::free(block); }
 void operator delete(void* block, std::size_t) noexcept { std::free(block); }

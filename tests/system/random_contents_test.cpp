@@ -54,7 +54,8 @@ struct Bench {
             return true;
         };
         const decoder::HandoverParams params{kho->root_tree().raw, page_bytes, scratch.begin.raw, scratch_bytes};
-        return decoder::decode(source, params, {.bitmap_bytes = static_cast<u32>(kho->edition().bitmap_bytes), .limits = {}});
+        return decoder::decode(source, params,
+                               {.bitmap_bytes = static_cast<u32>(kho->edition().bitmap_bytes), .limits = {}});
     }
 
     MachineHandle machine;
@@ -71,8 +72,10 @@ public:
 
     void preserve_some() {
         for (u64 i = below(40); i != 0; --i) {
-            if (below(2)) preserve_folio();
-            else preserve_range();
+            if (below(2))
+                preserve_folio();
+            else
+                preserve_range();
         }
     }
     void unpreserve_some() {
@@ -124,8 +127,10 @@ void check_edition(const char* profile) {
     u64 blocks_seen = 0;
     for (u64 round = 0; round < rounds_per_edition; ++round) {
         INFO(profile << ", round " << round);
-        if (forgets) model.forget();
-        else model.unpreserve_some();
+        if (forgets)
+            model.forget();
+        else
+            model.unpreserve_some();
         model.preserve_some();
         REQUIRE(bench.kho->finalize());
         const auto decoded = bench.decode();

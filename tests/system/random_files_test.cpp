@@ -42,8 +42,9 @@ Files random_files(std::mt19937_64& random) {
 }
 
 Scenario scenario_of(const Files& files) {
-    std::string text = "format: 1\nscenario: random-files\nmachine: {memory: 256MiB}\n"
-                       "kernels: [{profile: luo-v3, cmdline: \"kho=on liveupdate=on\"}]\nsteps:\n";
+    std::string text =
+        "format: 1\nscenario: random-files\nmachine: {memory: 256MiB}\n"
+        "kernels: [{profile: luo-v3, cmdline: \"kho=on liveupdate=on\"}]\nsteps:\n";
     for (const auto& [token, file] : files) {
         text += fmt::format("  - memfd.create: {{name: f{:x}, size: {}}}\n", token, file.size);
         text += fmt::format("  - memfd.write: {{fd: f{:x}, offset: {}, length: {}, fill: pattern({})}}\n", token,
