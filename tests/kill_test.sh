@@ -55,7 +55,7 @@ hold() {
     rm -f "$dir/input" "$dir/out" "$dir/err"
     mkfifo "$dir/input"
     # Background jobs of a script ignore SIGINT; this one must not.
-    (trap - INT; exec "$program" run --step --no-color "$@" "$scenario" <"$dir/input" >"$dir/out" 2>"$dir/err") &
+    (trap - INT; exec env --default-signal=INT,TERM "$program" run --step --no-color "$@" "$scenario" <"$dir/input" >"$dir/out" 2>"$dir/err") &
     run=$!
     started+=("$run")
     exec 7>"$dir/input"
