@@ -38,23 +38,31 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
 
 // --- preserve -------------------------------------------------------------------------------------------------------------
 
+// Most folios share a bitmap with the one before, and nothing is remembered if anything could refuse this one. Both ways
+// on are the last call of this function, so that the common way needs no stack.
 Result<> Kho::preserve_folio(Folio folio, std::string_view who, bool metadata) {
-    // Most folios share a bitmap with the one before; nothing was remembered if anything could refuse this one.
-    Machine& machine = state_->machine;
-    const bool plain = !machine.faults.watches(FaultPoint::kho_preserve);
-    if (!plain || !state_->tracking.set_again(folio.pfn, folio.order)) [[unlikely]]
-        TRY(preserve_folio_slowly(folio, who));
-    if (machine.referee.attached) machine.referee.kho_preserved({folio.frames(), folio.order, who, metadata});
-    if (machine.trace.attached) machine.trace.range(Layer::kho, "kho.preserve", folio.pfn, folio.order, 1, who);
+    const Machine& machine = state_->machine;
+    if (machine.faults.watches(FaultPoint::kho_preserve) || !state_->tracking.set_again(folio.pfn, folio.order))
+        [[unlikely]]
+        return preserve_folio_slowly(folio, who, metadata);
+    if (machine.referee.attached || machine.trace.attached) return tell_preserved(folio, who, metadata);
     return {};
 }
 
-Result<> Kho::preserve_folio_slowly(Folio folio, std::string_view who) {
+Result<> Kho::preserve_folio_slowly(Folio folio, std::string_view who, bool metadata) {
     Machine& machine = state_->machine;
     const auto result =
         under_fault(machine.faults, FaultPoint::kho_preserve, who, [&] { return state_->preserve_block(folio); });
-    if (!result) tell_failure(machine, "kho.preserve_failed", folio.pfn.phys(), who, result);
+    if (result) return tell_preserved(folio, who, metadata);
+    tell_failure(machine, "kho.preserve_failed", folio.pfn.phys(), who, result);
     return result;
+}
+
+Result<> Kho::tell_preserved(Folio folio, std::string_view who, bool metadata) {
+    Machine& machine = state_->machine;
+    machine.referee.kho_preserved({folio.frames(), folio.order, who, metadata});
+    machine.trace.range(Layer::kho, "kho.preserve", folio.pfn, folio.order, 1, who);
+    return {};
 }
 
 Result<> Kho::preserve_folios(PfnRange run, std::string_view who, bool metadata, u64* preserved) {

@@ -165,7 +165,8 @@ public:
     State& state() { return *state_; }
 
 private:
-    Result<> preserve_folio_slowly(Folio folio, std::string_view who);
+    Result<> preserve_folio_slowly(Folio folio, std::string_view who, bool metadata);
+    Result<> tell_preserved(Folio folio, std::string_view who, bool metadata);  // always succeeds
 
     std::unique_ptr<State> state_;
 };

@@ -7,6 +7,7 @@
 #include "tests/system/library.hpp"
 
 using namespace system_test;
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -57,6 +58,23 @@ TEST_CASE("process and inline isolation agree in trace, memory, steps and findin
         if (!killed)
             check_equal(scenario, process, run(scenario, Isolation::inline_), Isolation::process, Isolation::inline_);
     }
+}
+
+TEST_CASE("a module that was loaded behaves alike in both isolations, and every time", "[isolations]") {
+    const fs::path examples = fs::path(KEXEC_SIM_SOURCE_DIR) / "docs/examples";
+    unsigned modules = 0;
+    for (const auto& entry : fs::directory_iterator(examples)) {
+        if (entry.path().extension() != ".yaml") continue;
+        INFO(entry.path().string());
+        Scenario scenario = load(entry.path());
+        scenario.modules.emplace_back(fs::path(KEXEC_SIM_MODULE_DIR) / entry.path().stem().replace_extension(".so"));
+        const RunResult process = run(scenario, Isolation::process);
+        CHECK(process.passed);
+        check_equal(scenario, process, run(scenario), Isolation::process, Isolation::inline_);
+        check_equal(scenario, process, run(scenario), Isolation::process, Isolation::inline_);
+        ++modules;
+    }
+    CHECK(modules > 0);
 }
 
 TEST_CASE("a second run in one process equals the first", "[isolations]") {

@@ -31,13 +31,12 @@ Scenario load(const std::filesystem::path& file);
 
 RunResult run(const Scenario& scenario, Isolation isolation = Isolation::inline_);
 
-/// True if a kernel of the run was killed by a signal of the host. `result` must come from run() in process isolation
-/// with `events`.
+/// One event of a run: a line with its time, layer, name and fields.
 struct Event {
     Generation generation = 0;
     std::string text;
 };
-/// As run(), every event as a line of text.
+/// As run(); every event goes into `events`.
 RunResult run_recorded(const Scenario& scenario, Isolation isolation, std::vector<Event>& events);
 
 /// What was executed, one line a step, in order; details and virtual time included.
