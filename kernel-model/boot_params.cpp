@@ -26,7 +26,7 @@ struct SetupDataHeader {
     u64 next;
     u32 type, bytes;
 };
-static_assert(sizeof(SetupDataHeader) == 16);
+static_assert(sizeof(SetupDataHeader) == setup_data_header_bytes);
 
 constexpr u64 boot_magic = 0x313030544f4f4253;  // "SBOOT001"
 constexpr u64 entries_max = (page_bytes - sizeof(BootPage)) / sizeof(MapEntry);
@@ -88,8 +88,10 @@ std::vector<SetupData> read_setup_data(const PhysicalMemory& ram, u64 first) {
         if (!ram.contains(PhysAddr{at}, sizeof(SetupDataHeader))) break;
         const auto header = ram.read<SetupDataHeader>(PhysAddr{at});
         const PhysAddr payload{at + sizeof header};
-        if (header.bytes > setup_data_bytes_max || !ram.contains(payload, header.bytes)) break;
-        list.push_back({header.type, ram.read_vector(payload, header.bytes)});
+        if (header.bytes > setup_data_bytes_max || !ram.contains(payload, header.bytes))
+            list.push_back({header.type, {}, PhysAddr{at}, header.bytes});
+        else
+            list.push_back({header.type, ram.read_vector(payload, header.bytes), PhysAddr{at}});
         at = header.next;
     }
     return list;

@@ -14,7 +14,8 @@
 //   where.begin                                                                                            where.end
 //
 // Reading does not trust what it reads, since anything may have happened to that memory: without the magic there are no
-// parameters at all, counts and lengths are limited, an address that is not RAM ends the list it is in.
+// parameters at all, counts and lengths are limited, an address that is not RAM ends the list it is in, a
+// payload that cannot be mapped is left out.
 //
 // Simplified: x86 has the memory map as 20-byte entries at offset 0x2d0, and no address of the image, which knows
 // where it runs.
@@ -29,10 +30,15 @@
 namespace kexec_sim {
 
 inline constexpr u32 SETUP_KEXEC_KHO = 10;
+inline constexpr u64 setup_data_header_bytes = 16;
 
 struct SetupData {
     u32 type = 0;
     std::vector<std::byte> payload;
+    /// Where a list in RAM has it: the header of 16 bytes, then the payload. 0: not read from RAM.
+    PhysAddr at{};
+    /// What the header claims, where that is not RAM or more than 64 KiB; `payload` is empty then.
+    u64 unmappable_bytes = 0;
 };
 
 struct BootParams {

@@ -1,4 +1,5 @@
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -68,8 +69,10 @@ void Kernel::boot() {
 void Kernel::parse_early_params() {
     for (const CmdlineWord& word : parse_cmdline(params.cmdline))
         for (const Hooks::EarlyParam& param : hooks.early_param)
-            if (param.key == word.key && !param.handler(word.value))
+            if (param.key == word.key && !param.handler(word.value)) {
+                REACHED("kernel.early_option");
                 log.warn("Malformed early option '{}'", word.key);
+            }
 }
 
 void Kernel::setup_memblock() {
@@ -89,7 +92,10 @@ void Kernel::setup_memblock() {
     if (!params.initrd.empty()) memblock.reserve(params.initrd, nid_none, "kernel.initrd", true);
 
     const auto must = [&](Result<PhysRange> range, std::string_view what) {
-        if (!range) throw KernelPanic(fmt::format("Failed to allocate memory for {}", what));
+        if (!range) {
+            REACHED("kernel.boot.no_memory");
+            throw KernelPanic(fmt::format("Failed to allocate memory for {}", what));
+        }
     };
     // x86: the trampoline must lie below 1 MiB, which counts as scratch just for it.
     const PhysRange real_mode{PhysAddr{page_bytes}, PhysAddr{0x9f000}};
@@ -123,6 +129,7 @@ void Kernel::setup_crash_range() {
         if (word.key != "crashkernel" || config.crash_kernel) continue;
         const auto bytes = parse_size_param(word.value);
         if (!bytes || *bytes == 0) {
+            REACHED("kernel.crashkernel.invalid");
             log.warn("crashkernel: invalid size");
             continue;
         }
@@ -132,6 +139,7 @@ void Kernel::setup_crash_range() {
                                            .kern = false,
                                            .site = "kernel.crash"});
         if (!range) {
+            REACHED("kernel.crashkernel.no_area");
             log.warn("crashkernel reservation failed - No suitable area found.");
             continue;
         }

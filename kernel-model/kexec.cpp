@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim {
 namespace {
@@ -191,13 +192,15 @@ BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange c
     params.memory_map.push_back({crash_range, MemoryType::ram});
     const u64 kernel_bytes = align_up(request.kernel_bytes, page_bytes),
               initrd_bytes = align_up(request.initrd_bytes, page_bytes);
-    if (crash_range.bytes() < kernel_bytes + initrd_bytes + boot_params_bytes + image_align)
-        throw KernelPanic("crash kernel: the reserved range is too small for the image");
+    const auto too_small = [] {
+        REACHED("kexec.crash.too_small");
+        return KernelPanic("crash kernel: the reserved range is too small for the image");
+    };
+    if (crash_range.bytes() < kernel_bytes + initrd_bytes + boot_params_bytes + image_align) throw too_small();
     params.kernel_image = phys_range(PhysAddr{align_up(crash_range.begin.raw, image_align)}, kernel_bytes);
     params.boot_data = phys_range(params.kernel_image.end, boot_params_bytes);
     params.initrd = phys_range(params.boot_data.end, initrd_bytes);
-    if (params.initrd.end > crash_range.end)
-        throw KernelPanic("crash kernel: the reserved range is too small for the image");
+    if (params.initrd.end > crash_range.end) throw too_small();
     place_image(machine.ram, params.kernel_image, image_head("kernel", request));
     if (initrd_bytes) place_image(machine.ram, params.initrd, image_head("initrd", request));
     machine.ram.zero(params.boot_data);

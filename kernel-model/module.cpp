@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim {
 namespace {
@@ -32,6 +34,22 @@ int private_copy(const std::string& path) {
     return ok ? copy : -1;
 }
 
+/// nullptr with dlerror() set; ENOENT: no file that can be read.
+Result<void*> open_object(const std::string& path, bool own_process) {
+    if (own_process) {
+        std::error_code error;
+        const std::filesystem::path whole = std::filesystem::absolute(path, error);
+        if (!std::filesystem::is_regular_file(whole, error) || access(whole.c_str(), R_OK) != 0)
+            return fail(Errno::enoent);
+        return dlopen(whole.c_str(), RTLD_NOW | RTLD_LOCAL);
+    }
+    const int copy = private_copy(path);
+    if (copy < 0) return fail(Errno::enoent);
+    void* handle = dlopen(fmt::format("/proc/self/fd/{}", copy).c_str(), RTLD_NOW | RTLD_LOCAL);
+    close(copy);
+    return handle;
+}
+
 }  // namespace
 
 ModuleLoader::~ModuleLoader() {
@@ -41,11 +59,9 @@ ModuleLoader::~ModuleLoader() {
 Result<> ModuleLoader::load(const std::string& path) {
     const std::string name = base_name(path);
     if (handles_.contains(name)) return fail(Errno::eexist);
-    const int copy = private_copy(path);
-    if (copy < 0) return fail(Errno::enoent);
-    void* handle = dlopen(fmt::format("/proc/self/fd/{}", copy).c_str(), RTLD_NOW | RTLD_LOCAL);
-    close(copy);
+    void* handle = TRY(open_object(path, own_process_));
     if (!handle) {
+        REACHED("module.not_loadable");
         const std::string why = dlerror();
         kernel_.log.err("{}: {}", name, why.substr(why.rfind(": ") == std::string::npos ? 0 : why.rfind(": ") + 2));
         return fail(Errno::enoexec);

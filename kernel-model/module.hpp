@@ -1,7 +1,8 @@
 // Modules: C subsystems in shared objects, loaded into a kernel.
 //
-// Every kernel gets its own copy: the file is copied into a memfd and opened from there, so that the statics of a module start
-// afresh in each generation also where all kernels live in one process. The functions that a module calls are exported by the
+// Every kernel gets its own copy, so that the statics of a module start afresh in each generation. A kernel with a process of its
+// own opens the file as it is, which debuggers know by its path; where all kernels live in one process, the file is copied into a
+// memfd and opened from there. The functions that a module calls are exported by the
 // program (luo/c_api.cpp). When a kernel dies its modules are unmapped without being asked.
 #pragma once
 
@@ -16,7 +17,8 @@ class Kernel;
 
 class ModuleLoader {
 public:
-    explicit ModuleLoader(Kernel& kernel) : kernel_(kernel) {}
+    /// `own_process`: nobody else in this process opens modules.
+    ModuleLoader(Kernel& kernel, bool own_process) : kernel_(kernel), own_process_(own_process) {}
     ~ModuleLoader();
     /// ENOENT: no such file; ENOEXEC: no module (the log says why); EEXIST: loaded already; else what its init function returned.
     Result<> load(const std::string& path);
@@ -25,6 +27,7 @@ public:
 
 private:
     Kernel& kernel_;
+    bool own_process_;
     std::map<std::string, void*> handles_;  // by file name without folders
 };
 

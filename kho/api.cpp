@@ -14,20 +14,6 @@ namespace kexec_sim::kho {
 
 namespace {
 
-/// The work of a call under its fault point.
-template <typename Work>
-Result<> under_fault(FaultInjector& faults, FaultPoint point, std::string_view name, Work&& work) {
-    const auto action = faults.visit(point, name);
-    if (!action) [[likely]]
-        return work();
-    switch (action->kind) {
-    case FaultKind::fail: return fail(action->error);
-    case FaultKind::skip: return {};
-    case FaultKind::lie: TRY(work()); return fail(action->error);
-    default: return work();
-    }
-}
-
 constexpr Result<> not_exported() { return std::unexpected<Errno>(Errno::eopnotsupp); }
 
 void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::string_view who, Result<> result) {

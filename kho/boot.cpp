@@ -22,6 +22,7 @@
 #include "kho/abi/root_tree.hpp"
 #include "kho/deserialize.hpp"
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
@@ -41,9 +42,11 @@ struct Refusal {
 };
 
 Refusal unmappable_tree(u64 fdt) {
+    REACHED("kho.populate.tree_unmappable");
     return {fmt::format("setup: failed to memremap FDT ({:#x})", fdt), Errno::efault};
 }
 Refusal invalid_tree(u64 fdt, int code) {
+    REACHED("kho.populate.tree_invalid");
     return {fmt::format("setup: handover FDT ({:#x}) is invalid: {}", fdt, code), Errno::einval};
 }
 
@@ -54,10 +57,12 @@ std::optional<Refusal> check_tree(Machine& machine, const abi::kho_data& data) {
     if (!mappable(machine.ram, data.fdt_addr, data.fdt_size)) return unmappable_tree(data.fdt_addr);
     const auto tree = FdtReader::open(machine.ram, PhysAddr{data.fdt_addr}, data.fdt_size);
     if (!tree) return invalid_tree(data.fdt_addr, tree.error());
-    if (const int code = tree->check_compatible(FdtReader::root, abi::KHO_FDT_COMPATIBLE))
+    if (const int code = tree->check_compatible(FdtReader::root, abi::KHO_FDT_COMPATIBLE)) {
+        REACHED("kho.populate.tree_incompatible");
         return Refusal{fmt::format("setup: handover FDT ({:#x}) is incompatible with '{}': {}", data.fdt_addr,
                                    abi::KHO_FDT_COMPATIBLE, code),
                        Errno::einval};
+    }
     return std::nullopt;
 }
 
@@ -86,6 +91,10 @@ bool in_running_image(const BootParams& params, PhysRange range) {
 
 void Kho::State::attach_boot() {
     Hooks& hooks = kernel.hooks;
+    if (std::ranges::find(kernel.config.without, "kho") != kernel.config.without.end()) {
+        hooks.early_memory.push_back([this] { ignore_handover(); });
+        return;
+    }
     hooks.early_param.push_back({"kho", [this](std::string_view value) -> Result<> {
                                      enabled = TRY(parse_bool_param(value));
                                      return {};
@@ -105,10 +114,12 @@ namespace {
 /// The scratch array into memblock; `areas` gets what was flagged, also where a later area is refused.
 std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, std::vector<PhysRange>& areas) {
     const PhysicalMemory& ram = kernel.machine.ram;
-    if (!mappable(ram, data.scratch_addr, data.scratch_size))
+    if (!mappable(ram, data.scratch_addr, data.scratch_size)) {
+        REACHED("kho.populate.scratch_unmappable");
         return Refusal{fmt::format("setup: failed to memremap scratch (phys={:#x}, len={})", data.scratch_addr,
                                    static_cast<i64>(data.scratch_size)),
                        Errno::efault};
+    }
     const u64 count = data.scratch_size / sizeof(abi::kho_scratch);
     for (u64 i = 0; i < count; ++i) {
         const auto entry = ram.read<abi::kho_scratch>(PhysAddr{data.scratch_addr + i * sizeof(abi::kho_scratch)});
@@ -116,6 +127,7 @@ std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, 
         const PhysRange area = phys_range(PhysAddr{entry.addr}, entry.size);
         const Result<> added = wraps ? fail(Errno::einval) : add_scratch(kernel, area);
         if (!added) {
+            REACHED("kho.populate.scratch_refused");
             const std::string line = fmt::format("failed to mark the scratch region {:#018x}+{:#018x}: {}",
                                                  entry.addr, entry.size, -static_cast<int>(added.error()));
             kernel.log.warn_on("KHO: " + line, true);
@@ -128,17 +140,32 @@ std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, 
 
 }  // namespace
 
-void Kho::State::populate() {
-    if (kernel.config.crash_kernel) enabled = false;
+const SetupData* Kho::State::passed_data() const {
     const auto& list = kernel.params.setup_data;
     const auto passed =
         std::ranges::find_if(list, [](const SetupData& entry) { return entry.type == SETUP_KEXEC_KHO; });
-    if (passed == list.end() || kernel.config.crash_kernel) return;
+    return passed == list.end() ? nullptr : &*passed;
+}
+
+void Kho::State::ignore_handover() {
+    if (!passed_data()) return;
+    REACHED("kho.not_built");
+    const std::string line = "Passed KHO data, but CONFIG_KEXEC_HANDOVER not set. Ignoring.";
+    kernel.log.warn("{}", line);
+    machine.referee.handover_refused(line);
+}
+
+void Kho::State::populate() {
+    if (kernel.config.crash_kernel) enabled = false;
+    const SetupData* passed = passed_data();
+    if (!passed || kernel.config.crash_kernel) return;
 
     abi::kho_data data{};
     if (passed->payload.size() < sizeof data) {
         const std::string line =
-            fmt::format("setup: failed to memremap kho data ({:#x}, {:#x})", 0, passed->payload.size());
+            fmt::format("setup: failed to memremap kho data ({:#x}, {:#x})", passed->at.raw + setup_data_header_bytes,
+                        std::max<u64>(passed->payload.size(), passed->unmappable_bytes));
+        REACHED("kho.populate.data_unmappable");
         kernel.log.warn("{}", line);
         machine.referee.handover_refused(line);
         return;
@@ -149,6 +176,7 @@ void Kho::State::populate() {
     std::optional<Refusal> refusal = check_tree(machine, data);
     if (!refusal) refusal = adopt_scratch(kernel, data, areas);
     if (refusal) {
+        REACHED("kho.populate.refused");
         kernel.log.warn("KHO: {}", refusal->line);
         kernel.log.warn("KHO: disabling KHO revival: {}", -static_cast<int>(refusal->error));
         machine.trace.emit(Layer::kho, "kho.populate",
@@ -210,6 +238,7 @@ private:
         kernel_.machine.trace.range(Layer::kho, "kho.reserve", run.begin, run.order, run.count, "map");
     }
     void ignore(const std::string& what) {
+        REACHED("kho.map.damaged");
         const std::string line = "KHO: handover map: " + what;
         if (lines_++ < lines_max) kernel_.log.warn("{}", line);
         kernel_.machine.referee.handover_damaged(line);
@@ -228,8 +257,10 @@ void Kho::State::memory_init() {
         if (!enabled) return;
         const auto reserved = reserve_scratch(kernel, scratch_params);
         if (!reserved) {
-            if (edition.scratch_failure_warns)
+            if (edition.scratch_failure_warns) {
+                REACHED("kho.scratch.not_reserved");
                 kernel.log.warn("KHO: Failed to reserve scratch area, disabling kexec handover");
+            }
             machine.trace.emit(Layer::kho, "kho.scratch_failed", {{"result", -static_cast<i32>(reserved.error())}});
             enabled = false;
             return;
@@ -251,17 +282,35 @@ void Kho::State::memory_init() {
     const auto tree = incoming_tree();
     const auto map_at = tree ? tree->property_u64(FdtReader::root, abi::PROP_PRESERVED_MEMORY_MAP) : std::nullopt;
     if (!map_at) {
+        REACHED("kho.map.missing");
         kernel.log.err("KHO: failed to get preserved memory bitmaps");
         machine.referee.handover_damaged("KHO: failed to get preserved memory bitmaps");
     } else if (*map_at) {
         MapAdopter(kernel, edition).adopt(PhysAddr{*map_at});
     }
-    if (!restore_block(in->fdt.pfn(), kho_who, FrameClass::overhead))
+    if (!restore_block(in->fdt.pfn(), kho_who, FrameClass::overhead)) {
+        REACHED("kho.root.not_restored");
         kernel.log.warn("KHO: failed to restore folio for KHO fdt");
+    }
     kernel.memblock.set_scratch_only(false);
 }
 
 // --- late init ------------------------------------------------------------------------------------------------------------
+
+/// The areas go back to the page allocator for good.
+void Kho::State::give_up() {
+    REACHED("kho.late_init.gives_up");
+    for (const PhysRange& area : scratch) {
+        if (area.empty()) continue;
+        if (in)
+            kernel.pages.clear_cma(whole_pageblocks(area));
+        else
+            kernel.pages.release_from_boot({area.begin.pfn(), area.end.pfn()});
+    }
+    scratch.clear();
+    kernel.machine.referee.scratch_areas({});
+    enabled = false;
+}
 
 void Kho::State::late_init() {
     if (!enabled) return;
@@ -272,19 +321,10 @@ void Kho::State::late_init() {
     if (stray) kernel.pages.adopt_folio({in->fdt.pfn(), Order{0}}, root_site, FrameClass::overhead);
     const auto page = kernel.pages.alloc_folio(request);
     if (stray) kernel.pages.free_folio({in->fdt.pfn(), Order{0}});
-    if (!page) {
-        // The areas go back to the page allocator for good.
-        for (const PhysRange& area : scratch) {
-            if (area.empty()) continue;
-            if (in)
-                kernel.pages.clear_cma(whole_pageblocks(area));
-            else
-                kernel.pages.release_from_boot({area.begin.pfn(), area.end.pfn()});
-        }
-        scratch.clear();
-        kernel.machine.referee.scratch_areas({});
-        enabled = false;
-        return;
+    if (!page) return give_up();
+    if (!make_debugfs()) {
+        kernel.pages.free_folio(*page);
+        return give_up();
     }
     root = page->pfn.phys();
     if (!in)

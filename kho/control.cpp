@@ -18,6 +18,7 @@
 
 #include "kho/abi/root_tree.hpp"
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
@@ -25,6 +26,10 @@ Result<> Kho::State::write_fdt(std::string_view name, const std::function<int()>
     if (const auto action = kernel.machine.faults.visit(FaultPoint::kho_fdt_write, name)) {
         if (action->kind == FaultKind::fail) return fail(action->error);
         if (action->kind == FaultKind::skip) return {};
+        if (action->kind == FaultKind::lie) {
+            static_cast<void>(write());
+            return fail(action->error);
+        }
     }
     if (const int code = write()) return fail(fdt_errno(code));
     return {};
@@ -70,14 +75,12 @@ Result<> Kho::State::finalize() {
     if (finalized) return fail(Errno::eexist);
     if (edition.notifier_chain) subtrees.clear();
     writer.emplace(kernel.machine.ram, phys_range(root, page_bytes), "kho.root");
-    const auto attempt = [&]() -> Result<> {
-        TRY(kernel.machine.faults.check(FaultPoint::kho_finalize));
-        return write_root();
-    };
-    const auto result = attempt();
+    const auto result =
+        under_fault(kernel.machine.faults, FaultPoint::kho_finalize, "", [&] { return write_root(); });
     in_finalize_notification = false;
     writer.reset();
     if (!result) {
+        REACHED("kho.finalize.failed");
         kernel.log.err("KHO: Failed to convert KHO state tree: {}", -static_cast<int>(result.error()));
         static_cast<void>(abort_steps());
         kernel.machine.referee.kho_aborted(edition.abort_forgets_tracking);
@@ -94,7 +97,10 @@ Result<> Kho::State::abort_steps() {
     free_map(kernel, map);
     if (!edition.notifier_chain) return {};
     const auto called = call_chain(NotifierAction::abort);
-    if (!called) kernel.log.err("KHO: Failed to abort KHO finalization: {}", -static_cast<int>(called.error()));
+    if (!called) {
+        REACHED("kho.abort.failed");
+        kernel.log.err("KHO: Failed to abort KHO finalization: {}", -static_cast<int>(called.error()));
+    }
     for (const Subtree& subtree : subtrees) withdraw_subtree(subtree.name);
     subtrees.clear();
     return called;
@@ -112,11 +118,15 @@ Result<> Kho::State::abort() {
 Result<> Kho::State::call_chain(NotifierAction action) {
     // A member may register or unregister others; those of this call are those from its start.
     const std::vector<ChainEntry> members = chain;
+    const std::string_view name = action == NotifierAction::finalize ? "finalize" : "abort";
     Result<> result;
     for (const ChainEntry& member : members) {
-        const NotifyResult answer = member.notifier(action);
-        if (!answer.stop) continue;
-        result = fail(answer.error);
+        const auto answer = under_fault(kernel.machine.faults, FaultPoint::kho_notifier, name, [&]() -> Result<> {
+            const NotifyResult said = member.notifier(action);
+            return said.stop ? Result<>(fail(said.error)) : Result<>();
+        });
+        if (answer) continue;
+        result = answer;
         break;
     }
     return result;

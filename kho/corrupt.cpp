@@ -6,6 +6,7 @@
 //   handover.fdt       "root", then every sub-tree by its name
 //   handover.map       "chunk:0", "chunk:1", …, then "bitmap:0", "bitmap:1", … in chain order
 //   handover.scratch   ""
+//   handover.setup_data  "" (the entry of the boot data itself)
 //
 // All blobs are found before the first is damaged, so that a broken root tree does not hide the map from another fault.
 #include <algorithm>
@@ -110,7 +111,10 @@ void Kho::corrupt_handover(const BootParams& passed) {
         abi::kho_data data{};
         if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() < sizeof data) continue;
         std::memcpy(&data, entry.payload.data(), sizeof data);
-        for (const Target& target : find_targets(machine.ram, state_->edition, data))
+        std::vector<Target> targets = find_targets(machine.ram, state_->edition, data);
+        targets.push_back(
+            {FaultPoint::handover_setup_data, "", phys_range(entry.at, setup_data_header_bytes + sizeof data)});
+        for (const Target& target : targets)
             if (const auto action = machine.faults.visit(target.point, target.name))
                 apply_corruption(machine.ram, target.blob, *action);
     }

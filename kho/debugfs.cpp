@@ -13,6 +13,7 @@
 
 #include "kho/abi/root_tree.hpp"
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
@@ -35,6 +36,11 @@ Result<bool> parse_switch(std::string_view text) {
 }
 
 }  // namespace
+
+Result<> Kho::State::make_debugfs() {
+    for (const char* folder : {"root", "out"}) TRY(machine.faults.check(FaultPoint::kho_debugfs, folder));
+    return {};
+}
 
 void Kho::State::publish_debugfs() {
     Vfs& vfs = kernel.vfs;
@@ -76,8 +82,10 @@ void Kho::State::withdraw_subtree(const std::string& name) {
 void Kho::State::publish_incoming() {
     const PhysicalMemory& ram = kernel.machine.ram;
     const auto tree = incoming_tree();
-    if (!tree) {
-        kernel.log.err("KHO: failed exposing handover FDT in debugfs: {}", -static_cast<int>(Errno::enoent));
+    const auto made = tree ? machine.faults.check(FaultPoint::kho_debugfs, "in") : Result<>(fail(Errno::enoent));
+    if (!made) {
+        REACHED("kho.debugfs.in_failed");
+        kernel.log.err("KHO: failed exposing handover FDT in debugfs: {}", -static_cast<int>(made.error()));
         return;
     }
     kernel.vfs.add_pseudo_file("kho/in/fdt", blob_file(ram, in->fdt));
@@ -87,6 +95,7 @@ void Kho::State::publish_incoming() {
         if (!value) continue;
         u64 phys = 0;
         if (value->size() != sizeof phys) {
+            REACHED("kho.debugfs.subtree_length");
             const std::string line =
                 fmt::format("node `{}`'s prop `fdt` has invalid length: {}", name, value->size());
             kernel.log.warn("KHO: {}", line);

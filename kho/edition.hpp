@@ -41,7 +41,7 @@ struct Edition {
     bool scratch_zero_component = false;  // kho_scratch= takes a 0 among its three sizes
     bool scratch_trailing_error = false;  // and refuses characters behind the third
     bool scratch_failure_warns = false;   // says so when no scratch areas can be reserved
-    bool overlap_check = false;           // preserving in scratch is refused with a WARN, not merely wrong
+    bool overlap_check = false;           // a debug build refuses to preserve in scratch, with a WARN
 
     u64 bits_per_bitmap() const { return bitmap_bytes * 8; }
     /// What marks the head page of a preserved block.

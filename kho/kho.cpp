@@ -5,12 +5,21 @@
 
 namespace kexec_sim::kho {
 
+namespace {
+
+Edition as_built(Edition edition, const KernelConfig& config) {
+    edition.overlap_check = edition.overlap_check && config.debug;
+    return edition;
+}
+
+}  // namespace
+
 Kho::State::State(Kho& owner, Kernel& kernel_, const Edition& edition_)
     : kho(owner),
       kernel(kernel_),
       machine(kernel_.machine),
-      edition(edition_),
-      tracking(kernel_, edition_, scratch) {}
+      edition(as_built(edition_, kernel_.config)),
+      tracking(kernel_, edition, scratch) {}
 
 Kho::Kho(Kernel& kernel, const Edition& edition) : state_(std::make_unique<State>(*this, kernel, edition)) {
     state_->attach_boot();

@@ -17,6 +17,7 @@
 
 #include "kho/abi/root_tree.hpp"
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
@@ -52,6 +53,7 @@ void Kho::State::memblock_late_init() {
     Result<> built = build_memblock_tree();
     if (built && edition.exported_control) built = preserve_memblock_tree();
     if (!built) {
+        REACHED("kho.reserve_mem.not_prepared");
         kernel.log.err("failed to prepare memblock FDT for KHO: {}", -static_cast<int>(built.error()));
         if (memblock_tree.raw) kernel.pages.free_folio({memblock_tree.pfn(), Order{0}});
         memblock_tree = {};
@@ -134,6 +136,7 @@ Revival check_entry(const FdtReader& tree, const ReserveMem::Entry& entry) {
 
 std::optional<PhysRange> Kho::State::revive(const ReserveMem::Entry& entry) {
     const auto refuse = [&](const std::string& line) -> std::optional<PhysRange> {
+        REACHED("kho.reserve_mem.refused");
         kernel.log.warn("{}", line);
         machine.referee.reserve_mem_refused(entry.name, line);
         return std::nullopt;

@@ -4,11 +4,13 @@
 // in the others the block is preserved and the next kernel may overwrite it).
 // Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_preserve_folio, kho_preserve_phys, kho_preserve_pages.
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
 Result<> Kho::State::check_overlap(PhysRange range) {
     if (!edition.overlap_check || !overlaps_scratch(scratch, range)) return {};
+    REACHED("kho.preserve.in_scratch");
     kernel.log.warn_on(
         fmt::format("KHO: preserved memory {:#x}-{:#x} overlaps a scratch area", range.begin.raw, range.end.raw),
         true);

@@ -16,6 +16,7 @@
 // Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_restore_folio, kho_restore_pages, kho_retrieve_subtree.
 #include "kho/abi/root_tree.hpp"
 #include "kho/state.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::kho {
 
@@ -27,6 +28,7 @@ Result<Order> Kho::State::marker_order(Pfn pfn) {
         if (block.meta.state != PageState::preserved) marker = 0;
         const u64 order = marker & 0xffffffff;
         if (marker >> 32 != edition.page_magic || order > max_page_order) {
+            REACHED("kho.restore.no_marker");
             if (!warned_about_marker)
                 kernel.log.warn_on(fmt::format("KHO: page {:#x} was not preserved as it is restored", pfn.phys().raw),
                                    true);

@@ -1,4 +1,5 @@
 #include "kho/serialize.hpp"
+#include "machine/reached.hpp"
 
 #include <cstddef>
 
@@ -34,6 +35,7 @@ private:
         const Folio page =
             TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = chunk_site, .frame_class = FrameClass::kho}));
         if (edition_.overlap_check && overlaps_scratch(scratch_, page.phys())) {
+            REACHED("kho.serialize.chunk_in_scratch");
             kernel_.log.warn_on("KHO: a chunk of the map lies in a scratch area", true);
             kernel_.pages.free_folio(page);
             return fail(Errno::einval);

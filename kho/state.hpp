@@ -35,7 +35,7 @@ struct Kho::State {
     Kho& kho;
     Kernel& kernel;
     Machine& machine;
-    const Edition& edition;
+    const Edition edition;  // checks for overlap only in a kernel with debug checks
 
     // --- boot (kho/boot.cpp) ---
     bool enabled = false;
@@ -48,9 +48,14 @@ struct Kho::State {
     };
     std::optional<Incoming> in;  // a handover that was accepted
     void attach_boot();
+    /// The setup_data entry of a handover, if there is one.
+    const SetupData* passed_data() const;
+    /// What a kernel built without KHO says to it.
+    void ignore_handover();
     void populate();
     void memory_init();
     void late_init();
+    void give_up();
 
     // --- tracking (kho/preserve.cpp) ---
     Tracking tracking;
@@ -107,6 +112,8 @@ struct Kho::State {
     Result<> abort_steps();
 
     // --- debugfs (kho/debugfs.cpp) ---
+    /// The folders, which may fail (ENOMEM); publish_debugfs() fills them.
+    Result<> make_debugfs();
     void publish_debugfs();
     void publish_outgoing();
     void publish_subtree(const Subtree& subtree);

@@ -1,4 +1,5 @@
 #include "kho/tracking.hpp"
+#include "machine/reached.hpp"
 
 #include <algorithm>
 
@@ -71,6 +72,7 @@ Result<Tracking::Bitmap> Tracking::new_bitmap() {
             TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = bitmap_site, .frame_class = FrameClass::kho}));
         phys = folio.pfn.phys();
         if (edition_.overlap_check && overlaps_scratch(scratch_, folio.phys())) {
+            REACHED("kho.track.bitmap_in_scratch");
             kernel_.log.warn_on("KHO: a tracking bitmap lies in a scratch area", true);
             kernel_.pages.free_folio(folio);
             return fail(Errno::einval);

@@ -6,6 +6,7 @@
 #include "luo/abi/trees.hpp"
 #include "luo/device.hpp"
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 
@@ -27,6 +28,7 @@ void Orchestrator::attach() {
 void Orchestrator::startup() {
     if (!kho_.enabled()) {
         if (enabled_) {
+            REACHED("luo.boot.disabled");
             log(LogLevel::warn, "Disabling liveupdate because KHO is disabled");
             kernel_.machine.referee.luo_declined("Disabling liveupdate because KHO is disabled");
         }
@@ -41,14 +43,21 @@ void Orchestrator::startup() {
         set_state(LuoState::normal, true);
         return;
     }
-    if (!incoming)
+    if (!incoming) {
+        REACHED("luo.boot.tree_not_retrieved");
         throw KernelPanic(fmt::format("failed to retrieve FDT '{}' from KHO: {}", abi::LUO_KHO_ENTRY_NAME,
                                       -static_cast<int>(incoming.error())));
+    }
     tree_.adopt(*incoming);
     set_state(LuoState::updated, true);
 }
 
 void Orchestrator::make_sysfs_file() {
+    if (!kernel_.machine.faults.check(FaultPoint::luo_sysfs)) {
+        REACHED("luo.boot.no_sysfs");
+        kernel_.log.err("{}Failed to create group", edition_.prefix.sysfs);
+        return;
+    }
     kernel_.vfs.add_pseudo_file(
         "sys/kernel/liveupdate/state",
         {[this]() -> Result<std::string> { return std::string(luo_state_name(state_)) + "\n"; }, {}});

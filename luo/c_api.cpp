@@ -24,6 +24,7 @@
 #define liveupdate_unregister_subsystem liveupdate_unregister_subsystem_v3
 #define liveupdate_get_subsystem_data liveupdate_get_subsystem_data_v3
 #include "kernel-model/include/linux/liveupdate.h"
+#include "machine/reached.hpp"
 #undef liveupdate_register_subsystem
 #undef liveupdate_unregister_subsystem
 #undef liveupdate_get_subsystem_data
@@ -111,6 +112,7 @@ Result<> check_abi(int abi) {
     if (!entered.orchestrator) return {};
     const int kernels_own = entered.orchestrator->edition().callback_takes_arg ? 2 : 3;
     if (abi == kernels_own) return {};
+    REACHED("luo.module.other_abi");
     current_kernel().log.err("module: disagrees about version of symbol liveupdate_register_subsystem");
     return fail(Errno::einval);
 }

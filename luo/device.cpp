@@ -5,6 +5,7 @@
 
 #include "luo/abi/ioctl.hpp"
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -48,6 +49,7 @@ FileView view_of(const FileRef& file) {
 /// FD_RESTORE: `answer(fd)` copies the struct back.
 template <typename Answer> Result<i64> restore(const Call& call, u64 token, Answer&& answer) {
     if (const auto number = call.caller.free_descriptor(); !number) {
+        REACHED("luo.restore.no_descriptor");
         call.luo.kernel().log.err("{}Failed to allocate new fd: {}", call.luo.edition().prefix.ioctl,
                                   -static_cast<int>(number.error()));
         return fail(number.error());
@@ -185,9 +187,11 @@ Result<i64> DeviceFile::ioctl_v2(Agent& caller, u32 request, UserBuffer& argumen
         std::find_if(table.begin(), table.end(), [&](const IoctlEntry& known) { return known.request == request; });
     if (entry == table.end())
         return traced(fmt::format("{:#x}", request), [&]() -> Result<i64> {
-            if (abi::ioctl_type(request) == abi::LIVEUPDATE_IOCTL_TYPE)
+            if (abi::ioctl_type(request) == abi::LIVEUPDATE_IOCTL_TYPE) {
+                REACHED("luo.ioctl.unknown");
                 orchestrator_.kernel().log.warn("{}ioctl: unknown command nr: {:#x}",
                                                 orchestrator_.edition().prefix.ioctl, abi::ioctl_nr(request));
+            }
             return fail(Errno::enotty);
         });
     return traced(ioctl_name(entry->op), [&]() -> Result<i64> {

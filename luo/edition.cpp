@@ -39,6 +39,7 @@ constexpr Edition luo_v3{
     .prefix = {"luo: ", "luo: ", "luo: ", "luo: ", "luo: "},
     .boot_callback = true,
     .size_prefixed = true,
+    .module_references = true,
     .exclusive_open = true,
     .ioctls = ioctls_v3,
 };

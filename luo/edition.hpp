@@ -47,6 +47,7 @@ struct Edition {
     bool boot_callback = false;       // subsystems have one; it runs inside a registration in the updated state
     bool callback_takes_arg = false;  // first argument of callbacks: `void *arg` instead of the subsystem
     bool size_prefixed = false;       // form of ioctl arguments
+    bool module_references = false;   // registering takes a reference on the module, which may fail (EAGAIN)
     bool exclusive_open = false;      // EBUSY for a second opener; the last close drops all files
 
     std::span<const IoctlEntry> ioctls;  // size_prefixed: by nr

@@ -4,6 +4,7 @@
 
 #include "luo/abi/trees.hpp"
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 
@@ -29,9 +30,11 @@ void Files::log(LogLevel level, std::string_view text) {
 
 void Files::start() {
     if (!orchestrator_.enabled()) return;
-    if (const auto registered = orchestrator_.register_subsystem(&subsystem_); !registered)
+    if (const auto registered = orchestrator_.register_subsystem(&subsystem_); !registered) {
+        REACHED("luo.files.not_registered");
         log(LogLevel::warn,
             fmt::format("Failed to register luo_file subsystem [{}]", -static_cast<int>(registered.error())));
+    }
     // Without a boot callback the incoming tree is fetched here. Without its property there is nothing to fetch; FINISH
     // will panic over it.
     if (orchestrator_.edition().boot_callback || orchestrator_.state() != LuoState::updated) return;
@@ -51,10 +54,13 @@ Result<> Files::register_handler(FileHandler* handler) {
     if (!orchestrator_.normal_or_updated()) return fail(Errno::ebusy);
     const WriteGuard list_guard(handlers_lock_);
     if (find_handler(handler->compatible)) {
+        REACHED("luo.handler.twice");
         log(LogLevel::err, fmt::format("File handler registration failed: Compatible string '{}' already registered.",
                                        handler->compatible));
         return fail(Errno::eexist);
     }
+    if (orchestrator_.edition().module_references)
+        TRY(kernel_.machine.faults.check(FaultPoint::luo_module_get, handler->compatible));
     handlers_.push_back(handler);
     Referee& referee = kernel_.machine.referee;
     referee.claimer_present(handler->compatible);
@@ -77,9 +83,10 @@ Result<> Files::unregister_handler(FileHandler* handler) {
 FileHandler* Files::choose_handler(File& file) {
     const ReadGuard list_guard(handlers_lock_);
     for (FileHandler* handler : handlers_) {
-        // A handler that cannot say yes says no.
-        if (!kernel_.machine.faults.check(FaultPoint::luo_file_can_preserve, handler->compatible)) continue;
-        if (handler->can_preserve(file)) return handler;
+        // Its answer is yes or no: a planned errno, before or after it was asked, is a no.
+        const auto asked = [&] { return handler->can_preserve(file) ? Result<>() : Result<>(fail(Errno::enoent)); };
+        if (under_fault(kernel_.machine.faults, FaultPoint::luo_file_can_preserve, handler->compatible, asked))
+            return handler;
     }
     return nullptr;
 }
@@ -89,11 +96,13 @@ FileHandler* Files::choose_handler(File& file) {
 Result<> Files::preserve(Agent& caller, i32 fd, u64 token) {
     auto file = caller.get(fd);
     if (!file) {
+        REACHED("luo.preserve.bad_descriptor");
         log(LogLevel::err, "Bad file descriptor");
         return fail(file.error());
     }
     const ReadGuard state_guard(orchestrator_.state_lock());
     if (!orchestrator_.normal_or_updated()) {
+        REACHED("luo.preserve.wrong_state");
         log(LogLevel::warn, "File can be registered only in normal or updated state");
         return fail(Errno::ebusy);
     }
@@ -101,6 +110,7 @@ Result<> Files::preserve(Agent& caller, i32 fd, u64 token) {
     if (!handler) return fail(Errno::enoent);
     TRY(kernel_.machine.faults.check(FaultPoint::mm_slab_alloc, "luo.file"));
     if (outgoing_.contains(token)) {
+        REACHED("luo.preserve.token_taken");
         log(LogLevel::warn, fmt::format("Token {} is already taken", token));
         return fail(Errno::eexist);
     }
@@ -117,6 +127,7 @@ Result<> Files::unpreserve(u64 token) {
     if (!orchestrator_.normal_or_updated()) return fail(Errno::ebusy);
     const auto at = outgoing_.find(token);
     if (at == outgoing_.end()) {
+        REACHED("luo.unpreserve.unknown_token");
         log(LogLevel::warn, fmt::format("Failed to unregister: token {} not found.", token));
         return fail(Errno::enoent);
     }

@@ -1,6 +1,7 @@
 // What happens to files when the state changes, of one of them or of the machine.
 #include "luo/abi/trees.hpp"
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -92,12 +93,14 @@ int Files::prepare_all(u64* data) {
     for (const auto& [token, record] : outgoing_) names.emplace(token, record.handler->compatible);
     std::string text;
     if (const auto built = tree_.build(names, text); !built) {
+        REACHED("luo.files.tree_not_built");
         log(LogLevel::err, text);
         return returned(built);
     }
     for (auto& [token, record] : outgoing_) {
         const auto prepared = prepare_one(token, record);
         if (prepared) continue;
+        REACHED("luo.files.prepare_failed");
         log(LogLevel::err, fmt::format("Prepare failed for file token {:#x} handler '{}' [{}]", token,
                                        record.handler->compatible, returned(prepared)));
         cancel_before(token);
@@ -116,6 +119,7 @@ int Files::freeze_all() {
     for (auto& [token, record] : outgoing_) {
         const auto frozen = freeze_one(token, record);
         if (frozen) continue;
+        REACHED("luo.files.freeze_failed");
         log(LogLevel::err, fmt::format("Freeze callback failed for file token {:#x} handler '{}' [{}]", token,
                                        record.handler->compatible, returned(frozen)));
         // Repaired (LUO-D4), whoever called cancels the whole subsystem once KHO is aborted.
@@ -143,6 +147,7 @@ Result<> Files::commit() {
     for (const auto& [token, record] : outgoing_) {
         const int code = tree_.write_data(token, record.data);
         if (code == 0) continue;
+        REACHED("luo.files.commit_failed");
         log(LogLevel::err,
             fmt::format("Failed to set data property for token {}: {}", token, kho::fdt_error_text(code)));
         return fail(Errno::enospc);
@@ -168,6 +173,7 @@ Result<> Files::file_event(u64 token, u32 event) {
     if (out == outgoing_.end() && in == incoming_.end()) return fail(Errno::enoent);
     if (event == static_cast<u32>(LuoEvent::finish)) {
         if (orchestrator_.state() != LuoState::updated) {
+            REACHED("luo.file.finish_too_early");
             log(LogLevel::warn, "finish can only be done in UPDATED state");
             return fail(Errno::ebusy);
         }

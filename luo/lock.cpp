@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "machine/reached.hpp"
 #include "machine/result.hpp"
 
 namespace kexec_sim::luo {
@@ -27,7 +28,11 @@ void TaskLock::release(bool write) {
 }
 
 void TaskLock::wait_for_ever(std::string_view how) {
-    if (holder_is_gone_) throw TaskBlocked(fmt::format("{} waits for {}, which a hung task holds", how, name_));
+    if (holder_is_gone_) {
+        REACHED("luo.lock.blocked");
+        throw TaskBlocked(fmt::format("{} waits for {}, which a hung task holds", how, name_));
+    }
+    REACHED("luo.lock.deadlock");
     const std::string text = fmt::format("{} is taken for {} by the task that holds it", name_, how);
     machine_.referee.lock_violation(text);
     throw TaskDeadlock(text);

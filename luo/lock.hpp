@@ -8,7 +8,7 @@
 //   anybody else   read_lock(state)                                       TaskBlocked: waits for ever
 //
 // A guard that goes out of scope because an exception passes leaves its lock held and marks it as held by a dead task.
-// Simplified: killable waits (−EAGAIN) do not occur, since nothing but a hang can be waited for.
+// A wait that is killable (the state lock, for writing) ends with −EAGAIN if the waiting agent is being killed.
 #pragma once
 
 #include <exception>
@@ -22,6 +22,8 @@ class TaskLock {
 public:
     TaskLock(Machine& machine, std::string name) : machine_(machine), name_(std::move(name)) {}
     bool held() const { return writer_ || readers_ != 0; }
+    /// Whether acquire() for writing would wait. A killable wait asks first, and gives up if its task is being killed.
+    bool write_would_wait() const { return held() || holder_is_gone_; }
 
 private:
     friend class ReadGuard;

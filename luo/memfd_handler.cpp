@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernel-model/abi_write.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -30,8 +31,10 @@ MemfdHandler::MemfdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestr
 void MemfdHandler::register_late() {
     const auto& without = kernel_.config.without;
     if (!orchestrator_.enabled() || std::find(without.begin(), without.end(), "memfd") != without.end()) return;
-    if (const auto registered = orchestrator_.register_file_handler(this); !registered)
+    if (const auto registered = orchestrator_.register_file_handler(this); !registered) {
+        REACHED("luo.memfd.not_registered");
         kernel_.log.err("memfd_luo: failed to register the file handler: {}", -static_cast<int>(registered.error()));
+    }
 }
 
 bool MemfdHandler::can_preserve(File& file) {

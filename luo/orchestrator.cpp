@@ -1,4 +1,5 @@
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 
@@ -34,9 +35,11 @@ void Orchestrator::set_state(LuoState to, bool quiet) {
 }
 
 bool Orchestrator::switch_allowed(bool allowed, LuoState target) {
-    if (!allowed)
+    if (!allowed) {
+        REACHED("luo.switch_refused");
         log(LogLevel::warn,
             fmt::format("Can't switch to [{}] from [{}] state", luo_state_name(target), luo_state_name(state_)));
+    }
     return allowed;
 }
 
@@ -60,10 +63,18 @@ Result<> Orchestrator::reboot() {
     return request(LuoEvent::freeze);
 }
 
+Result<> Orchestrator::wait_for_state_lock(std::string_view event) {
+    if (!state_lock_.write_would_wait() || !kernel_.machine.faults.agent_kill_pending()) return {};
+    REACHED("luo.event_canceled");
+    log(LogLevel::warn, fmt::format("[{}] event canceled by user", event));
+    return fail(Errno::eagain);
+}
+
 // --- PREPARE -------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::prepare() {
     {
+        TRY(wait_for_state_lock("prepare"));
         const WriteGuard guard(state_lock_);
         if (!switch_allowed(state_ == LuoState::normal, LuoState::prepared)) return fail(Errno::einval);
         if (!kho_.finalized()) catch_up_after_abort();
@@ -84,10 +95,12 @@ Result<> Orchestrator::prepare() {
 Result<> Orchestrator::prepare_locked() {
     TRY(tree_.build(subsystems_));
     if (const auto called = call_all(LuoCallback::prepare); !called) {
+        REACHED("luo.prepare.rollback");
         tree_.destroy();
         return called;
     }
     if (const auto committed = commit(); !committed) {
+        REACHED("luo.prepare.commit_failed");
         cancel_all();
         tree_.destroy();
         return committed;
@@ -98,6 +111,7 @@ Result<> Orchestrator::prepare_locked() {
 // --- FREEZE --------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::freeze() {
+    TRY(wait_for_state_lock("freeze"));
     const WriteGuard guard(state_lock_);
     if (!switch_allowed(state_ == LuoState::prepared, LuoState::frozen)) return fail(Errno::einval);
     kernel_.blackout_begins();
@@ -113,11 +127,13 @@ Result<> Orchestrator::freeze() {
     }
     kernel_.blackout_called_off();
     if (strict()) {
+        REACHED("luo.freeze.rollback_strict");
         // KHO first: until it is aborted nothing can be unpreserved.
         static_cast<void>(abort_kho());
         cancel_all();
         tree_.destroy();
     } else {
+        REACHED("luo.freeze.rollback");
         tree_.leak();  // LUO-D5
     }
     set_state(LuoState::normal);
@@ -139,6 +155,7 @@ void Orchestrator::catch_up_after_abort() {
 Result<> Orchestrator::cancel() {
     // KHO first, so that callbacks can unpreserve. If it was somebody else who finalized it, it is aborted all the same.
     TRY(abort_kho());
+    TRY(wait_for_state_lock("cancel"));
     const WriteGuard guard(state_lock_);
     const bool allowed = state_ == LuoState::prepared || state_ == LuoState::frozen;
     if (!switch_allowed(allowed, LuoState::normal)) return fail(Errno::einval);
@@ -153,6 +170,7 @@ Result<> Orchestrator::cancel() {
 // --- FINISH --------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::finish() {
+    TRY(wait_for_state_lock("finish"));
     const WriteGuard guard(state_lock_);
     if (!switch_allowed(state_ == LuoState::updated, LuoState::normal)) return fail(Errno::einval);
     finish_all();

@@ -117,6 +117,8 @@ private:
     Result<> freeze();
     Result<> cancel();
     Result<> finish();
+    /// EAGAIN if an agent that is being killed would have to wait for it.
+    Result<> wait_for_state_lock(std::string_view event);
     Result<> prepare_locked();
     void set_state(LuoState to, bool quiet = false);
     bool switch_allowed(bool allowed, LuoState target);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "luo/orchestrator.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -38,14 +39,21 @@ Result<> Orchestrator::register_subsystem(Subsystem* subsystem) {
     const WriteGuard list_guard(list_lock_);
     const std::string_view prefix = edition_.prefix.subsystems;
     if (on_list(subsystem)) {
+        REACHED("luo.subsystem.twice");
         // The kernel prints its pointer, which it hides; an address of the host is nobody's business either.
         kernel_.log.warn("{}Subsystem '{}' (____ptrval____) already registered.", prefix, subsystem->name);
         return fail(Errno::eexist);
     }
     for (const Subsystem* other : subsystems_) {
         if (other->name != subsystem->name) continue;
+        REACHED("luo.subsystem.name_taken");
         kernel_.log.err("{}Subsystem with name '{}' already registered.", prefix, subsystem->name);
         return fail(Errno::eexist);
+    }
+    if (edition_.module_references && !kernel_.machine.faults.check(FaultPoint::luo_module_get, subsystem->name)) {
+        REACHED("luo.subsystem.no_reference");
+        kernel_.log.warn("{}Subsystem '{}' unable to get reference.", prefix, subsystem->name);
+        return fail(Errno::eagain);
     }
     subsystems_.push_back(subsystem);
     kernel_.machine.referee.subsystem_registered(subsystem->name);
@@ -69,6 +77,7 @@ Result<> Orchestrator::boot_new(Subsystem& subsystem) {
     if (state_ != LuoState::updated || !edition_.boot_callback || !subsystem.boot) return {};
     const auto data = tree_.incoming_data(subsystem.name);
     if (!data) {
+        REACHED("luo.subsystem.no_incoming_data");
         // LUO-D9: the errno says "not registered", the list says otherwise.
         kernel_.log.warn_on(fmt::format("{}no data of subsystem '{}' in the incoming FDT", edition_.prefix.subsystems,
                                         subsystem.name),
@@ -84,6 +93,7 @@ Result<> Orchestrator::unregister_subsystem(Subsystem* subsystem) {
     if (!normal_or_updated()) return fail(Errno::ebusy);
     const WriteGuard list_guard(list_lock_);
     if (std::erase(subsystems_, subsystem) == 0) {
+        REACHED("luo.subsystem.not_registered");
         kernel_.log.warn("{}Subsystem handler '{}' not found for unregistration.", edition_.prefix.subsystems,
                          subsystem->name);
         return fail(Errno::enoent);
@@ -95,6 +105,7 @@ Result<> Orchestrator::unregister_subsystem(Subsystem* subsystem) {
 Result<u64> Orchestrator::get_subsystem_data(Subsystem* subsystem) {
     const ReadGuard state_guard(state_lock_);
     if (state_ != LuoState::updated || !tree_.incoming()) {
+        REACHED("luo.subsystem.data_too_early");
         if (!std::exchange(warned_data_, true))
             kernel_.log.warn_on(fmt::format("{}data of subsystem '{}' asked for outside the updated state",
                                             edition_.prefix.subsystems, subsystem->name),
@@ -162,6 +173,7 @@ Result<> Orchestrator::call_all(LuoCallback callback) {
         if (!present) continue;
         const int returned = call_fallible(subsystem, callback);
         if (returned >= 0) continue;
+        REACHED("luo.subsystem.callback_failed");
         kernel_.log.err("{}Subsystem '{}' {} callback failed [{}]", edition_.prefix.subsystems, subsystem.name,
                         luo_callback_name(callback), returned);
         // Those from k on get no cancel. After a failed prepare that is right: k undoes its own work and the others did
@@ -195,9 +207,11 @@ void Orchestrator::finish_all() {
     for (Subsystem* subsystem : subsystems_) {
         std::string why;
         const auto data = tree_.incoming_data(subsystem->name, &why);
-        if (!data)
+        if (!data) {
+            REACHED("luo.subsystem.finish_without_data");
             throw KernelPanic(
                 fmt::format("In FDT node '/subsystems' can't find property '{}': {}", subsystem->name, why));
+        }
         subsystem->private_data = *data;
     }
     for (Subsystem* subsystem : subsystems_) {

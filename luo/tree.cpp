@@ -4,6 +4,7 @@
 
 #include "luo/abi/trees.hpp"
 #include "luo/file_tree.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -24,11 +25,13 @@ Result<bool> fdt_write_permitted(Machine& machine, std::string_view name) {
 
 Result<> Tree::build(std::span<Subsystem* const> subsystems) {
     const auto failed = [&](Errno error) {
+        REACHED("luo.tree.not_prepared");
         kernel_.log.err("{}failed to prepare LUO FDT: {}", edition_.prefix.core, -static_cast<int>(error));
         return fail(error);
     };
     const auto page = kernel_.pages.alloc_folio({.order = Order{0}, .site = site, .frame_class = FrameClass::luo});
     if (!page) {
+        REACHED("luo.tree.no_memory");
         kernel_.log.err("{}failed to allocate FDT memory", edition_.prefix.core);
         return failed(page.error());
     }
@@ -83,6 +86,7 @@ Result<> Tree::write_subsystems(kho::FdtEditor& root, std::span<Subsystem* const
 }
 
 Result<> Tree::setup_failed(int code) {
+    REACHED("luo.tree.no_node");
     kernel_.log.err("{}Failed to setup 'subsystems' node to FDT: {}", edition_.prefix.subsystems,
                     kho::fdt_error_text(code));
     return fail(Errno::enospc);
@@ -99,6 +103,7 @@ Result<> Tree::commit(std::span<Subsystem* const> subsystems) {
         if (permitted)
             code = node < 0 ? node : editor.set_property_u64_in_place(node, subsystem->name, subsystem->private_data);
         if (code == 0) continue;
+        REACHED("luo.tree.no_property");
         kernel_.log.err("{}Failed to set FDT property for subsystem '{}' {}", edition_.prefix.subsystems,
                         subsystem->name, kho::fdt_error_text(code));
         return fail(Errno::enoent);
@@ -124,13 +129,17 @@ void Tree::leak() {
 
 void Tree::adopt(PhysAddr phys) {
     const auto incompatible = [](std::string_view name, std::string_view compatible, int code) {
+        REACHED("luo.tree.incompatible");
         throw KernelPanic(fmt::format("FDT '{}' is incompatible with '{}' [{}]", name, compatible, code));
     };
     auto reader = kho::FdtReader::open(kernel_.machine.ram, phys, abi::LUO_FDT_SIZE);
     const int code = reader ? reader->check_compatible(kho::FdtReader::root, abi::LUO_COMPATIBLE) : reader.error();
     if (code) incompatible(abi::LUO_KHO_ENTRY_NAME, abi::LUO_COMPATIBLE, code);
     const int node = reader->subnode(kho::FdtReader::root, abi::LUO_SUBSYSTEMS_NODE_NAME);
-    if (node < 0) throw KernelPanic("Failed to find /subsystems node");
+    if (node < 0) {
+        REACHED("luo.tree.no_subsystems");
+        throw KernelPanic("Failed to find /subsystems node");
+    }
     if (const int sub_code = reader->check_compatible(node, abi::LUO_SUBSYSTEMS_COMPATIBLE))
         incompatible(abi::LUO_SUBSYSTEMS_NODE_NAME, abi::LUO_SUBSYSTEMS_COMPATIBLE, sub_code);
     reader_ = std::move(*reader);

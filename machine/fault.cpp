@@ -11,7 +11,7 @@ namespace kexec_sim {
 namespace {
 
 constexpr FaultPointInfo point_table[] = {
-#define FAULT_POINT(id, name, match, errnos, text) {FaultPoint::id, name, match, errnos, text},
+#define FAULT_POINT(id, name, match, errnos, works, text) {FaultPoint::id, name, match, errnos, works, text},
 #include "machine/fault_points.def"
 #undef FAULT_POINT
 };

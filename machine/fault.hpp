@@ -29,14 +29,16 @@
 namespace kexec_sim {
 
 enum class FaultPoint : u16 {
-#define FAULT_POINT(id, name, match, errnos, text) id,
+#define FAULT_POINT(id, name, match, errnos, works, text) id,
 #include "machine/fault_points.def"
 #undef FAULT_POINT
 };
 
 struct FaultPointInfo {
     FaultPoint id;
-    std::string_view name, match, errnos, description;
+    std::string_view name, match, errnos;
+    std::string_view works;  // which of skip and lie the point carries out: "skip lie", "skip", "lie" or ""
+    std::string_view description;
 };
 std::span<const FaultPointInfo> fault_points();
 const FaultPointInfo& fault_point_info(FaultPoint point);
@@ -134,6 +136,7 @@ public:
     bool corrupting_fired() const;
 
     /// `kill-agent` fired: the calling agent dies on its way back to user space. The kernel model takes the flag.
+    bool agent_kill_pending() const { return agent_kill_; }
     bool take_agent_kill() { return std::exchange(agent_kill_, false); }
 
     /// Visits by point and name over the whole run, for exploration.
@@ -169,5 +172,19 @@ private:
     std::pmr::vector<Entry> plan_;
     std::pmr::map<std::pair<FaultPoint, std::pmr::string>, u64> visits_;
 };
+
+/// The work of a call under its fault point: a planned `skip` returns success without it, `lie` does it and returns an errno.
+template <typename Work>
+Result<> under_fault(FaultInjector& faults, FaultPoint point, std::string_view name, Work&& work) {
+    const auto action = faults.visit(point, name);
+    if (!action) [[likely]]
+        return work();
+    switch (action->kind) {
+    case FaultKind::fail: return fail(action->error);
+    case FaultKind::skip: return {};
+    case FaultKind::lie: TRY(work()); return fail(action->error);
+    default: return work();
+    }
+}
 
 }  // namespace kexec_sim

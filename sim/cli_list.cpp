@@ -39,21 +39,25 @@ std::string cell(std::string_view text) {
 }
 
 std::string list_faults(bool markdown) {
-    std::string out = markdown
-                          ? page("Fault points", "faults",
-                                 "A fault is written `POINT[MATCH]#VISIT=ACTION(ARGUMENTS)`, as in "
-                                 "`luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.\nThe first errno is the one that "
-                                 "exploration uses.\n\n"
-                                 "| point | happens when | `match` compares with | errnos |\n|---|---|---|---|\n")
-                          : "";
+    std::string out =
+        markdown ? page("Fault points", "faults",
+                        "A fault is written `POINT[MATCH]#VISIT=ACTION(ARGUMENTS)`, as in "
+                        "`luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.\nThe first errno is the one that "
+                        "exploration uses. Every point takes `panic`, `power-loss`, `kill-agent` and `delay`, those "
+                        "with errnos "
+                        "`fail`; `skip` and\n`lie` where the last column names them, and those of "
+                        "`handover.*` the corruptions.\n\n"
+                        "| point | happens when | `match` compares with | errnos | also |\n|---|---|---|---|---|\n")
+                 : "";
     for (const FaultPointInfo& info : fault_points()) {
         if (markdown)
-            out += fmt::format("| `{}` | {} | {} | {} |\n", info.name, cell(info.description), cell(info.match),
-                               cell(info.errnos));
+            out += fmt::format("| `{}` | {} | {} | {} | {} |\n", info.name, cell(info.description), cell(info.match),
+                               cell(info.errnos), cell(info.works));
         else
             out += entry(info.name, {std::string(info.description),
                                      info.match.empty() ? "" : fmt::format("match: {}", info.match),
-                                     info.errnos.empty() ? "" : fmt::format("errnos: {}", info.errnos)});
+                                     info.errnos.empty() ? "" : fmt::format("errnos: {}", info.errnos),
+                                     info.works.empty() ? "" : fmt::format("also: {}", info.works)});
     }
     return out;
 }

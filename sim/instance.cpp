@@ -1,5 +1,6 @@
 #include "sim/instance.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include "kho/edition.hpp"
@@ -41,12 +42,16 @@ KernelInstance::KernelInstance(Machine& machine_, RunState& state_, const Scenar
                                bool crash_kernel, BootParams params)
     : kernel(machine_, kernel_config(scenario_, kernel_index_, crash_kernel), std::move(params)),
       kho(kernel, kho::edition_for_profile(kernel.config.profile)),
-      modules(kernel),
+      modules(kernel, state_.own_process),
       machine(machine_),
       state(state_),
       scenario(scenario_),
       kernel_index(kernel_index_) {
-    if (const luo::Edition* edition = luo::edition_for_profile(kernel.config.profile)) {
+    const auto built_with = [&](std::string_view component) {
+        return std::ranges::find(kernel.config.without, component) == kernel.config.without.end();
+    };
+    const luo::Edition* edition = luo::edition_for_profile(kernel.config.profile);
+    if (edition && built_with("luo") && built_with("kho")) {
         luo = std::make_unique<luo::Orchestrator>(kernel, kho, *edition);
         memfd_handler = std::make_unique<luo::MemfdHandler>(kernel, kho, *luo);
     }

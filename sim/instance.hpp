@@ -36,6 +36,7 @@ public:
     kho::Kho kho;
     std::unique_ptr<luo::Orchestrator> luo;  // none in editions without
     std::unique_ptr<luo::MemfdHandler> memfd_handler;
+    std::map<std::string, std::unique_ptr<luo::FileHandler>> file_handlers;  // of file_handler.register
     ModuleLoader modules;
 
     /// The agent that makes the calls; nullptr: it is dead.

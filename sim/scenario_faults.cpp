@@ -152,11 +152,16 @@ std::string fault_problem(const PlannedFault& fault) {
         if (is_handover(fault.point)) return {};
         return fmt::format("action '{}' corrupts what is handed over, which '{}' is not", action, point.name);
     case FaultKind::fail:
-    case FaultKind::lie:
         if (!point.errnos.empty()) return {};
         return fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name, action);
+    case FaultKind::lie:
+        if (point.works.find("lie") != std::string_view::npos) return {};
+        return point.errnos.empty()
+                   ? fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name,
+                                 action)
+                   : fmt::format("at '{}' nothing has been done that action 'lie' could deny", point.name);
     case FaultKind::skip:
-        if (!is_handover(fault.point)) return {};
+        if (point.works.find("skip") != std::string_view::npos) return {};
         return fmt::format("there is no work to skip at '{}'", point.name);
     case FaultKind::drop:
     case FaultKind::duplicate:

@@ -102,7 +102,7 @@ KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
         kernel.strict_defects = scalars.choice(*value, "defects", names) == "strict";
     }
     if (const Node* value = node.find("without")) {
-        constexpr std::string_view components[] = {"memfd"};
+        constexpr std::string_view components[] = {"memfd", "luo", "kho"};
         scalars.check_sequence(*value, "without");
         for (const Node& item : value->items)
             if (!kernel.without.insert(scalars.choice(item, "without", components)).second)

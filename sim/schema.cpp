@@ -226,7 +226,8 @@ Json kernel_schema() {
     properties["cmdline"] = reference("text");
     properties["image"] = object({{"kernel", reference("size")}, {"initrd", reference("size")}});
     properties["defects"] = choice(strings({"literal", "strict"}));
-    properties["without"] = array_of(choice(strings({"memfd"})), "components that this kernel was built without");
+    properties["without"] =
+        array_of(choice(strings({"memfd", "luo", "kho"})), "components that this kernel was built without");
     properties["debug"] = reference("boolean");
     properties["numa"] = reference("boolean");
     properties["cost"] = {{"anyOf", Json::array({choice(strings({"fast", "typical"})), object(std::move(costs))})}};

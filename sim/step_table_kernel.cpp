@@ -84,6 +84,11 @@ void add_kho_objects(std::vector<StepSpec>& steps) {
                    required("count", Type::number, "how many pages"),
                    optional("at", Type::pfn, "first page frame; by default the allocator's choice"),
                    optional("fill", Type::fill, "content; by default as the memory is")}});
+    steps.push_back({.id = StepId::kho_preserve_phys, .name = "kho.preserve_phys", .group = group, .form = Form::map,
+        .description = "Preserves part of a folio's memory by physical address, in bytes (6.16, luo-*); EINVAL unless both are whole pages.",
+        .fields = {bench_ref("folio", "the folio that the range lies in"),
+                   optional("offset", Type::size, "first byte", "0"),
+                   required("length", Type::size, "bytes")}});
     steps.push_back({.id = StepId::kho_preserve_vmalloc, .name = "kho.preserve_vmalloc", .group = group, .form = Form::map,
         .description = "Allocates a vmalloc area and preserves it.",
         .fields = {binds("name", NameKind::bench, "the name of the area"),

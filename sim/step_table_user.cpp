@@ -142,6 +142,12 @@ void add_subsystems(std::vector<StepSpec>& steps) {
     steps.push_back({.id = StepId::subsystem_expect, .name = "subsystem.expect", .group = group, .form = Form::map,
         .description = "Compares the whole list of its callbacks since that registration in the running generation.",
         .fields = {refers("name", NameKind::subsystem, "its name"), calls}});
+    steps.push_back({.id = StepId::file_handler_register, .name = "file_handler.register", .group = group, .form = Form::map,
+        .description = "Registers a file handler that takes no file; EEXIST where the compatible is taken, EBUSY while an update is under way.",
+        .fields = {required("compatible", Type::string, "what it calls its files, as `memfd-v1`")}});
+    steps.push_back({.id = StepId::file_handler_unregister, .name = "file_handler.unregister", .group = group, .form = Form::map,
+        .description = "Takes a file handler back, the kernel's own included; EBUSY while files are preserved through it.",
+        .fields = {required("compatible", Type::string, "its compatible")}});
 }
 
 void add_modules(std::vector<StepSpec>& steps) {

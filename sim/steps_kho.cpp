@@ -231,6 +231,16 @@ StepResult preserve_pages(KernelInstance& instance, const Step& step) {
     return result;
 }
 
+StepResult preserve_phys(KernelInstance& instance, const Step& step) {
+    BenchObject* folio = instance.state.find_bench(step.get_name("folio"));
+    if (!folio || folio->kind != Kind::folio) return Errno::einval;
+    const u64 offset = step.get_u64("offset"), length = step.get_u64("length");
+    if (offset > folio->bytes || length > folio->bytes - offset) return Errno::einval;
+    const auto result = instance.kho.preserve_phys(PhysAddr{folio->phys} + offset, length, bench);
+    if (result && length == folio->bytes) folio->preserved = true;
+    return result;
+}
+
 StepResult preserve_vmalloc_step(KernelInstance& instance, const Step& step) {
     const auto area = instance.kernel.vmalloc.alloc(step.get_u64("size"), "bench.vmalloc", FrameClass::bench);
     if (!area) return area.error();
@@ -412,6 +422,7 @@ StepResult run_kho_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
     case StepId::kho_alloc: return alloc(instance, step);
     case StepId::kho_preserve_pages: return preserve_pages(instance, step);
+    case StepId::kho_preserve_phys: return preserve_phys(instance, step);
     case StepId::kho_preserve_vmalloc: return preserve_vmalloc_step(instance, step);
     case StepId::kho_store_pointer: return store_pointer(instance, step);
     case StepId::kho_add_subtree: return add_subtree(instance, step);

@@ -77,6 +77,33 @@ StepResult expect_calls(KernelInstance& instance, const Step& step) {
         fmt::format("calls were {}, expected {}", joined(subsystem->calls()), joined(wanted)));
 }
 
+/// A handler that is only there.
+class SilentHandler : public luo::FileHandler {
+public:
+    using FileHandler::FileHandler;
+    bool can_preserve(File&) override { return false; }
+    Result<FileRef> retrieve(u64) override { return fail(Errno::enoent); }
+    bool provides(LuoCallback) const override { return false; }
+};
+
+StepResult file_handler_step(KernelInstance& instance, const Step& step) {
+    if (!instance.luo) return Errno::enoent;
+    const std::string& compatible = step.get_text("compatible");
+    const auto at = instance.file_handlers.find(compatible);
+    if (step.id == StepId::file_handler_register) {
+        auto handler = std::make_unique<SilentHandler>(compatible);
+        const auto registered = instance.luo->register_file_handler(handler.get());
+        if (registered) instance.file_handlers[compatible] = std::move(handler);
+        return registered;
+    }
+    luo::FileHandler* handler = at != instance.file_handlers.end() ? at->second.get() : nullptr;
+    if (!handler && compatible == instance.memfd_handler->compatible) handler = instance.memfd_handler.get();
+    if (!handler) return Errno::enoent;
+    const auto result = instance.luo->unregister_file_handler(handler);
+    if (result) instance.file_handlers.erase(compatible);
+    return result;
+}
+
 StepResult agent_step(KernelInstance& instance, const Step& step) {
     const std::string& name = step.get_text("name");
     if (step.id == StepId::agent_start) {
@@ -107,6 +134,8 @@ StepResult run_subsystem_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
     case StepId::subsystem_register: return register_subsystem(instance, step);
     case StepId::subsystem_unregister: return unregister_subsystem(instance, step);
+    case StepId::file_handler_register:
+    case StepId::file_handler_unregister: return file_handler_step(instance, step);
     case StepId::subsystem_expect: return expect_calls(instance, step);
     case StepId::module_load: return instance.modules.load(step.get_text("file"));
     case StepId::module_unload: return instance.modules.unload(step.get_text("file"));

@@ -3,6 +3,7 @@
 #
 #   - a generated page of docs/reference differs from what the program prints
 #   - docs/reference/trace.md does not name an event that the sources emit, or names one that they do not
+#   - scenarios/README.md does not list a scenario with its summary
 #   - a whole scenario that a page shows (a block of YAML that begins with "format:") is not accepted or does not pass
 set -euo pipefail
 
@@ -28,6 +29,18 @@ done
 if ((bad)); then
     echo "write the pages anew with: docs/reference/generate.sh $program"
 fi
+
+# ---- the list of the scenario library ----
+
+while IFS= read -r -d '' file; do
+    name=${file#"$root"/scenarios/}
+    summary=$(sed -n 's/^summary: *//p' "$file" | head -n 1)
+    row="| [$(basename "$name" .yaml)]($name) | $summary |"
+    if ! grep -qxF -- "$row" "$root/scenarios/README.md"; then
+        echo "scenarios/README.md lacks: $row"
+        bad=1
+    fi
+done < <(find "$root/scenarios" -name '*.yaml' -print0 | LC_ALL=C sort -z)
 
 # ---- events of the trace ----
 

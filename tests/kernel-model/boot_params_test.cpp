@@ -124,9 +124,13 @@ TEST_CASE("whatever lies where the parameters should be, reading ends") {
         bench.ram().write(PhysAddr{first}, u64{1} << 60);
         CHECK(read_boot_params(bench.ram(), where).setup_data.size() == 1);
     }
-    SECTION("an entry whose length is absurd") {
+    SECTION("an entry whose length is absurd keeps its place, without a payload") {
         bench.ram().write(PhysAddr{first + 12}, ~u32{0});
-        CHECK(read_boot_params(bench.ram(), where).setup_data.empty());
+        const auto list = read_boot_params(bench.ram(), where).setup_data;
+        REQUIRE(list.size() == example().setup_data.size());
+        CHECK(list[0].payload.empty());
+        CHECK(list[0].at == PhysAddr{first});
+        CHECK(list[0].unmappable_bytes == ~u32{0});
     }
     SECTION("a command line outside RAM") {
         poke(8, ~u64{0} - 4);

@@ -166,6 +166,29 @@ TEST_CASE("6.18 notices that the folio of the root tree was not preserved") {
     CHECK(world.logged("KHO: failed to restore folio for KHO fdt"));
 }
 
+TEST_CASE("a debug build of 6.18 refuses its own bookkeeping in scratch") {
+    KhoWorld world("linux-6.18");
+    const Folio folio = world.alloc();
+    const std::vector<PhysRange> scratch = world.state().scratch;
+    SECTION("a bitmap") {
+        // The block itself lies beyond, so that only its bitmap can be refused.
+        world.state().scratch = {phys_range(PhysAddr{0}, folio.phys().begin.raw),
+                                 {folio.phys().end, PhysAddr{256 * MiB}}};
+        CHECK(world.kho().preserve_folio(folio, "bench").error() == Errno::einval);
+        CHECK(world.logged("WARNING: KHO: a tracking bitmap lies in a scratch area"));
+    }
+    SECTION("a chunk") {
+        REQUIRE(world.kho().preserve_folio(folio, "bench"));
+        REQUIRE(world.kho().preserve_folio({world.state().root.pfn(), Order{0}}, "bench"));  // finalize does it again
+        world.state().scratch = {phys_range(PhysAddr{0}, world.state().root.raw),
+                                 {world.state().root + page_bytes, PhysAddr{256 * MiB}}};
+        CHECK(world.kho().finalize().error() == Errno::einval);
+        CHECK(world.logged("WARNING: KHO: a chunk of the map lies in a scratch area"));
+    }
+    world.state().scratch = scratch;
+    CHECK(world.kho().finalize());
+}
+
 TEST_CASE("a scratch area too small for the next boot is a panic with a name") {
     KhoWorld world("linux-6.16", "kho=on kho_scratch=8M,8M,2M", {512 * MiB});
     REQUIRE(world.kho().finalize());

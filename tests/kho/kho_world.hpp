@@ -124,6 +124,7 @@ private:
                                       {.edition = profile, .restores_blindly = !edition.page_magic});
         KernelConfig config;
         config.profile = profile;
+        config.debug = true;  // with 6.18's checks for overlap
         kernel_ = std::make_unique<Kernel>(*machine, config, std::move(boot_params));
         kho_ = std::make_unique<Kho>(*kernel_, edition);
         if (before_boot) before_boot(*kho_);

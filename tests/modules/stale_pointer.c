@@ -27,7 +27,7 @@ static const struct liveupdate_subsystem_ops stale_ops = {
 	.prepare = stale_prepare,
 	.boot = stale_boot,
 };
-static struct liveupdate_subsystem stale = { .ops = &stale_ops, .name = "stale" };
+static struct liveupdate_subsystem stale = {.ops = &stale_ops, .name = "stale"};
 
 static int __init stale_init(void)
 {

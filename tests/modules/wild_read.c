@@ -27,7 +27,7 @@ static const struct liveupdate_subsystem_ops wild_ops = {
 	.prepare = wild_prepare,
 	.boot = wild_boot,
 };
-static struct liveupdate_subsystem wild = { .ops = &wild_ops, .name = "wild" };
+static struct liveupdate_subsystem wild = {.ops = &wild_ops, .name = "wild"};
 
 static int __init wild_init(void)
 {

@@ -105,7 +105,7 @@ TEST_CASE("an error in a kernel") {
         {"[{image: {kernal: 1M}}]", "4:20: error: unknown key 'kernal' in 'image'; did you mean 'kernel'?"},
         {"[{image: {kernel: 0}}]", "4:28: error: a kernel image has at least one byte"},
         {"[{defects: none}]", "4:21: error: 'defects' needs one of literal, strict, not 'none'"},
-        {"[{without: [iommu]}]", "4:22: error: 'without' needs memfd, not 'iommu'"},
+        {"[{without: [iommu]}]", "4:22: error: 'without' needs one of memfd, luo, kho, not 'iommu'"},
         {"[{without: [memfd, memfd]}]", "4:29: error: 'memfd' stands twice in 'without'"},
         {"[{debug: yes}]", "4:19: error: 'debug' needs true or false, not 'yes'"},
         {"[{numa: 1}]", "4:18: error: 'numa' needs true or false, not '1'"},

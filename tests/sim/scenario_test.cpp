@@ -44,7 +44,7 @@ faults:
   - {at: handover.fdt, do: {replace: ["kho-v1", "kho-v2"]}}
   - {at: kexec.jump, do: {delay: 80ms}}
   - {at: luo.file.freeze, do: skip}
-  - {at: kexec.load, do: {lie: EIO}}
+  - {at: kho.finalize, do: {lie: EIO}}
   - {at: boot.populate, do: power-loss}
   - {at: luo.copy_in, do: kill-agent}
 steps:
@@ -105,7 +105,7 @@ TEST_CASE("everything that a scenario can say is read") {
                             "handover.fdt#1=replace(\"kho-v1\",\"kho-v2\")",
                             "kexec.jump#1=delay(80000000ns)",
                             "luo.file.freeze#1=skip",
-                            "kexec.load#1=lie(EIO)",
+                            "kho.finalize#1=lie(EIO)",
                             "boot.populate#1=power-loss",
                             "luo.copy_in#1=kill-agent"};
     REQUIRE(scenario.faults.size() == std::size(faults));

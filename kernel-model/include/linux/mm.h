@@ -35,8 +35,11 @@ phys_addr_t virt_to_phys(const void *address);
 }
 #endif
 
-static inline size_t folio_size(struct folio *folio) { return PAGE_SIZE << folio_order(folio); }
-#define PFN_PHYS(pfn) ((phys_addr_t)(pfn) << PAGE_SHIFT)
+static inline size_t folio_size(struct folio *folio)
+{
+	return PAGE_SIZE << folio_order(folio);
+}
+#define PFN_PHYS(pfn)  ((phys_addr_t)(pfn) << PAGE_SHIFT)
 #define PHYS_PFN(phys) ((unsigned long)((phys) >> PAGE_SHIFT))
 
 #endif

@@ -13,12 +13,18 @@
 struct module;
 #define THIS_MODULE ((struct module *)0)
 
-#define module_init(function) \
-	int init_module(void); \
-	int init_module(void) { return function(); }
-#define module_exit(function) \
-	void cleanup_module(void); \
-	void cleanup_module(void) { function(); }
+#define module_init(function)                                                                      \
+	int init_module(void);                                                                     \
+	int init_module(void)                                                                      \
+	{                                                                                          \
+		return function();                                                                 \
+	}
+#define module_exit(function)                                                                      \
+	void cleanup_module(void);                                                                 \
+	void cleanup_module(void)                                                                  \
+	{                                                                                          \
+		function();                                                                        \
+	}
 
 #define MODULE_LICENSE(text)
 #define MODULE_DESCRIPTION(text)

@@ -21,19 +21,21 @@ void kexec_sim_warn(const char *condition, const char *file, int line);
 #ifndef pr_fmt
 #define pr_fmt(fmt) fmt
 #endif
-#define pr_err(fmt, ...) _printk(3, pr_fmt(fmt), ##__VA_ARGS__)
+#define pr_err(fmt, ...)  _printk(3, pr_fmt(fmt), ##__VA_ARGS__)
 #define pr_warn(fmt, ...) _printk(4, pr_fmt(fmt), ##__VA_ARGS__)
 #define pr_info(fmt, ...) _printk(6, pr_fmt(fmt), ##__VA_ARGS__)
 
-#define WARN_ON(condition) ({ \
-	int warn_condition_ = !!(condition); \
-	if (warn_condition_) \
-		kexec_sim_warn(#condition, __FILE_NAME__, __LINE__); \
-	warn_condition_; \
-})
-#define BUG_ON(condition) do { \
-	if (condition) \
-		panic("kernel BUG at %s:%d!", __FILE_NAME__, __LINE__); \
-} while (0)
+#define WARN_ON(condition)                                                                         \
+	({                                                                                         \
+		int warn_condition_ = !!(condition);                                               \
+		if (warn_condition_)                                                               \
+			kexec_sim_warn(#condition, __FILE_NAME__, __LINE__);                       \
+		warn_condition_;                                                                   \
+	})
+#define BUG_ON(condition)                                                                          \
+	do {                                                                                       \
+		if (condition)                                                                     \
+			panic("kernel BUG at %s:%d!", __FILE_NAME__, __LINE__);                    \
+	} while (0)
 
 #endif

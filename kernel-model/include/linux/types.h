@@ -24,10 +24,10 @@ struct list_head {
 };
 
 #define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ul
+#define PAGE_SIZE  4096ul
 
 #ifndef container_of
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #endif
 
 #endif
