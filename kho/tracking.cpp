@@ -17,6 +17,7 @@ Tracking::Tracking(Kernel& kernel, const Edition& edition, const std::vector<Phy
       bits_mask_(edition.bits_per_bitmap() - 1) {
     INVARIANT(std::has_single_bit(edition.bitmap_bytes));
     INVARIANT(edition.bitmap_bytes <= page_bytes);
+    waiting_.fill({&nothing_, 0});
     if (edition.bitmap_bytes < page_bytes)
         slab_.emplace(kernel.pages, kernel.machine, edition.bitmap_bytes, bitmap_site, FrameClass::kho);
 }
@@ -117,6 +118,7 @@ Result<> Tracking::set_range(PfnRange range) {
 }
 
 void Tracking::clear(Pfn pfn, Order order) {
+    settle();
     const u64 block = pfn.raw >> order.raw;
     const Bitmap bitmap = find(order, block >> bits_shift_);
     if (bitmap.words) bitmap.words[(block & bits_mask_) >> 6] &= ~(u64{1} << (block & 63));
@@ -136,6 +138,7 @@ void Tracking::clear_range(PfnRange range) {
 }
 
 bool Tracking::test(Pfn pfn, Order order) const {
+    settle();
     const u64 block = pfn.raw >> order.raw;
     const Bitmap bitmap = find(order, block >> bits_shift_);
     return bitmap.words && ((bitmap.words[(block & bits_mask_) >> 6] >> (block & 63)) & 1);

@@ -156,6 +156,33 @@ TEST_CASE("neighbouring folios share bitmaps, and 256 bitmaps of an order take t
     free_map(bare.world.kernel(), *map);
 }
 
+TEST_CASE("bits that are set in jumps are all there for whoever looks, and only those") {
+    for (const char* profile : {"linux-6.16", "linux-6.18"}) {
+        Bare bare(profile, 512 * MiB);
+        const u64 far = 65536;  // pages: always another bitmap
+        const auto set = [&](u64 pfn) {
+            if (!bare.tracking.set_again(Pfn{pfn}, Order{0})) REQUIRE(bare.tracking.set(Pfn{pfn}, Order{0}));
+        };
+        set(1);
+        set(far);
+        for (u64 i = 2; i < 40; ++i) {
+            set(i);
+            set(far + i);
+            // Whether it is found, taken back or counted: at once.
+            if (i % 3 == 0) CHECK(bare.tracking.test(Pfn{far + i}, Order{0}));
+            if (i % 3 == 1) bare.tracking.clear(Pfn{far + i}, Order{0});
+            if (i % 3 == 2) CHECK(bare.tracking.count().blocks == 2 + 2 * (i - 1) - (i - 2) / 3);
+        }
+        CHECK_FALSE(bare.tracking.test(Pfn{far + 4}, Order{0}));
+        CHECK_FALSE(bare.tracking.test(Pfn{far + 37}, Order{0}));
+        set(3 * 4096);
+        set(far + 1);
+        auto map = serialize_map(bare.world.kernel(), bare.edition, bare.tracking, bare.no_scratch);
+        CHECK(bare.decoded(*map).contains({far + 1, 0}));
+        CHECK(bare.decoded(*map).size() == 2 + 2 * 38 - 12 + 2);
+    }
+}
+
 TEST_CASE("the map of exactly 255 bitmaps is one chunk") {
     Bare bare("linux-6.16", 5 * GiB);
     for (u64 i = 0; i < 255; ++i) REQUIRE(bare.tracking.set(Pfn{i * 4096}, Order{0}));
