@@ -161,6 +161,20 @@ void KexecLoader::relocate() {
     INVARIANT(written.has_value());
 }
 
+namespace {
+
+/// Image, initrd and boot parameters to where `params` has them; what a kernel then reads there.
+BootParams put_into_ram(PhysicalMemory& ram, const BootParams& params, const KexecRequest& request) {
+    place_image(ram, params.kernel_image, image_head("kernel", request));
+    if (!params.initrd.empty()) place_image(ram, params.initrd, image_head("initrd", request));
+    ram.zero(params.boot_data);
+    const auto written = write_boot_params(ram, params.boot_data, params);
+    INVARIANT(written.has_value());
+    return read_boot_params(ram, params.boot_data);
+}
+
+}  // namespace
+
 BootParams firmware_boot(Machine& machine, const KexecRequest& request) {
     BootParams params;
     params.cmdline = request.cmdline;
@@ -176,12 +190,7 @@ BootParams firmware_boot(Machine& machine, const KexecRequest& request) {
     const u64 initrd_bytes = align_up(request.initrd_bytes, page_bytes);
     params.initrd = phys_range(PhysAddr{align_down(low.end.raw - initrd_bytes, page_bytes)}, initrd_bytes);
     params.boot_data = phys_range(PhysAddr{cold_boot_params_at}, boot_params_bytes);
-    place_image(machine.ram, params.kernel_image, image_head("kernel", request));
-    if (initrd_bytes) place_image(machine.ram, params.initrd, image_head("initrd", request));
-    machine.ram.zero(params.boot_data);
-    const auto written = write_boot_params(machine.ram, params.boot_data, params);
-    INVARIANT(written.has_value());
-    return read_boot_params(machine.ram, params.boot_data);
+    return put_into_ram(machine.ram, params, request);
 }
 
 BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange crash_range) {
@@ -201,12 +210,7 @@ BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange c
     params.boot_data = phys_range(params.kernel_image.end, boot_params_bytes);
     params.initrd = phys_range(params.boot_data.end, initrd_bytes);
     if (params.initrd.end > crash_range.end) throw too_small();
-    place_image(machine.ram, params.kernel_image, image_head("kernel", request));
-    if (initrd_bytes) place_image(machine.ram, params.initrd, image_head("initrd", request));
-    machine.ram.zero(params.boot_data);
-    const auto written = write_boot_params(machine.ram, params.boot_data, params);
-    INVARIANT(written.has_value());
-    return read_boot_params(machine.ram, params.boot_data);
+    return put_into_ram(machine.ram, params, request);
 }
 
 }  // namespace kexec_sim

@@ -41,69 +41,38 @@ Entered entered;
 
 constexpr std::string_view caller = "module";
 
-/// Binds callbacks of the form without `arg`.
-std::unique_ptr<Subsystem> bind(::liveupdate_subsystem* own) {
-    auto subsystem = std::make_unique<Subsystem>();
-    const auto* ops = own->ops;
-    subsystem->name = own->name;
-    subsystem->c_handle = own;
-    if (ops->prepare)
-        subsystem->prepare = [own, ops](u64* data) {
-            own->private_data = *data;
-            const int result = ops->prepare(own, &own->private_data);
-            *data = own->private_data;
-            return result;
-        };
-    if (ops->freeze)
-        subsystem->freeze = [own, ops](u64* data) {
-            own->private_data = *data;
-            const int result = ops->freeze(own, &own->private_data);
-            *data = own->private_data;
-            return result;
-        };
-    if (ops->cancel)
-        subsystem->cancel = [own, ops](u64 data) {
-            ops->cancel(own, data);
-            own->private_data = 0;
-        };
-    if (ops->boot) subsystem->boot = [own, ops](u64 data) { ops->boot(own, data); };
-    if (ops->finish)
-        subsystem->finish = [own, ops](u64 data) {
-            ops->finish(own, data);
-            own->private_data = 0;
-        };
-    return subsystem;
-}
+/// What a callback of the module gets first: the subsystem itself, or `arg` in the second posting.
+::liveupdate_subsystem* first_argument(::liveupdate_subsystem* own) { return own; }
+void* first_argument(const ::liveupdate_subsystem_v2* own) { return own->arg; }
 
-std::unique_ptr<Subsystem> bind(::liveupdate_subsystem_v2* own) {
+/// Binds the callbacks of a module's own structure, of either form.
+template <typename Own> std::unique_ptr<Subsystem> bind(Own* own) {
     auto subsystem = std::make_unique<Subsystem>();
     const auto* ops = own->ops;
     subsystem->name = own->name;
     subsystem->c_handle = own;
-    if (ops->prepare)
-        subsystem->prepare = [own, ops](u64* data) {
+    const auto fallible = [own](auto* callback) -> std::function<int(u64*)> {
+        if (!callback) return {};
+        return [own, callback](u64* data) {
             own->private_data = *data;
-            const int result = ops->prepare(own->arg, &own->private_data);
+            const int result = callback(first_argument(own), &own->private_data);
             *data = own->private_data;
             return result;
         };
-    if (ops->freeze)
-        subsystem->freeze = [own, ops](u64* data) {
-            own->private_data = *data;
-            const int result = ops->freeze(own->arg, &own->private_data);
-            *data = own->private_data;
-            return result;
-        };
-    if (ops->cancel)
-        subsystem->cancel = [own, ops](u64 data) {
-            ops->cancel(own->arg, data);
+    };
+    const auto last = [own](auto* callback) -> std::function<void(u64)> {
+        if (!callback) return {};
+        return [own, callback](u64 data) {
+            callback(first_argument(own), data);
             own->private_data = 0;
         };
-    if (ops->finish)
-        subsystem->finish = [own, ops](u64 data) {
-            ops->finish(own->arg, data);
-            own->private_data = 0;
-        };
+    };
+    subsystem->prepare = fallible(ops->prepare);
+    subsystem->freeze = fallible(ops->freeze);
+    subsystem->cancel = last(ops->cancel);
+    subsystem->finish = last(ops->finish);
+    if constexpr (std::is_same_v<Own, ::liveupdate_subsystem>)
+        if (ops->boot) subsystem->boot = [own, ops](u64 data) { ops->boot(own, data); };
     return subsystem;
 }
 
@@ -174,7 +143,7 @@ int kho_retrieve_subtree(const char* name, phys_addr_t* phys) {
 }
 
 int kexec_sim_register_subsystem(int abi, void* own) {
-    if (!entered.orchestrator) return 0;  // LIVEUPDATE off: a stub that returns 0
+    if (!entered.orchestrator) return 0;  // without LIVEUPDATE the header's function does nothing and returns 0
     if (const auto same = luo::check_abi(abi); !same) return c_result(same);
     auto& known = entered.subsystems[own];
     if (!known)

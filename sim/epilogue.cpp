@@ -1,5 +1,6 @@
 #include "sim/epilogue.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include "luo/c_api.hpp"
@@ -30,7 +31,22 @@ Result<luo::LuoClient*> client_of(KernelInstance& instance) {
     return client;
 }
 
-/// Every living agent's memfds can be written and truncated, where their seals allow it.
+/// The first byte in which the file differs from what agents made of it.
+std::optional<u64> first_difference(const ShmemFile& file, const FileCopy& copy) {
+    if (file.size() != copy.size()) return std::min(file.size(), copy.size());
+    std::vector<std::byte> found(std::min(MiB, file.size())), wanted(found.size());
+    for (u64 at = 0; at < file.size(); at += found.size()) {
+        const u64 count = std::min<u64>(found.size(), file.size() - at);
+        if (!file.read(at, std::span(found).first(count))) return at;
+        copy.bytes(at, std::span(wanted).first(count));
+        const auto [left, right] =
+            std::mismatch(found.begin(), found.begin() + static_cast<i64>(count), wanted.begin());
+        if (left != found.begin() + static_cast<i64>(count)) return at + static_cast<u64>(left - found.begin());
+    }
+    return std::nullopt;
+}
+
+/// Every living agent's memfds are what they were made, and can be written and truncated where their seals allow it.
 StepResult files_usable(KernelInstance& instance) {
     for (const auto& [name, agent] : instance.kernel.vfs.agents()) {
         if (!agent->alive()) continue;
@@ -38,6 +54,10 @@ StepResult files_usable(KernelInstance& instance) {
             const auto file = agent->get(fd);
             const auto memfd = file ? std::dynamic_pointer_cast<ShmemFile>(*file) : nullptr;
             if (!memfd || memfd->hugetlb || memfd->size() == 0) continue;
+            if (const auto copy = instance.file_copies.find(memfd->id()); copy != instance.file_copies.end())
+                if (const auto differs = first_difference(*memfd, copy->second))
+                    return StepResult::mismatch(fmt::format(
+                        "a file of agent '{}' is not what its agents made of it, from {:#x} on", name, *differs));
             std::byte first{};
             if (const auto got = memfd->read(0, std::span(&first, 1)); !got)
                 return StepResult::word(errno_name(got.error()),
@@ -91,8 +111,21 @@ StepResult kexec_again(KernelInstance& instance) {
     return run_kexec(instance);
 }
 
+/// The scripted subsystems of the previous kernel that nobody has registered yet come back, as their drivers would.
+void register_again(KernelInstance& instance) {
+    const std::vector<std::string> names(instance.state.subsystems.begin(), instance.state.subsystems.end());
+    for (const std::string& name : names) {
+        if (instance.subsystems.contains(name)) continue;
+        const auto at = std::ranges::find_if(instance.scenario.steps, [&](const Step& step) {
+            return step.id == StepId::subsystem_register && step.get_name("name") == name;
+        });
+        if (at != instance.scenario.steps.end()) static_cast<void>(run_subsystem_step(instance, *at));
+    }
+}
+
 StepResult claim_all(KernelInstance& instance) {
     if (!instance.luo || !instance.luo->enabled() || instance.luo->state() != LuoState::updated) return {};
+    register_again(instance);
     const auto client = client_of(instance);
     if (!client) return client.error();
     for (const Step& step : instance.scenario.steps)

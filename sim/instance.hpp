@@ -15,6 +15,7 @@
 #include "luo/memfd_handler.hpp"
 #include "luo/orchestrator.hpp"
 #include "luo/scripted_subsystem.hpp"
+#include "sim/file_copy.hpp"
 #include "sim/run_state.hpp"
 #include "sim/scenario.hpp"
 
@@ -48,6 +49,7 @@ public:
     luo::LuoClient* client();  // of the current agent; nullptr: no orchestrator
     bool luo_closed_by_hand(std::string_view agent) const;
 
+    std::map<u64, FileCopy> file_copies;  // by file id: the memfds that agents of this kernel made
     std::map<std::string, std::map<std::string, i32>> descriptors;  // agent -> name -> fd
     std::map<std::string, std::unique_ptr<luo::LuoClient>> clients;
     std::map<std::string, bool> closed_by_hand;

@@ -63,8 +63,9 @@ void Narrator::finish() {
 
 void Narrator::header() {
     sink_(styled(printable(story_.scenario), Style::bold, options_.color) + "\n");
-    for (const std::string& line : wrapped(printable(story_.summary), terminal_columns - 2))
-        sink_("  " + line + "\n");
+    if (!story_.summary.empty())
+        for (const std::string& line : wrapped(printable(story_.summary), terminal_columns - 2))
+            sink_("  " + line + "\n");
     sink_(fmt::format("  machine: {} of memory, {}; seed {}\n\n", bytes_text(story_.memory),
                       count_text(story_.nodes, "node"), story_.seed));
 }

@@ -60,6 +60,7 @@ struct RunStory {
     std::vector<std::string> faults_fired, failures;
     std::string last_step_text;
     bool ended = false, passed = false, interrupted = false, stopped = false;
+    bool under_faults = false;  // judged by the rules for faults that the scenario did not plan
     u64 folios = 0, bytes = 0, map_pages = 0, end_ns = 0;
 
     void event(const TraceEvent& event);

@@ -67,7 +67,8 @@ std::string findings_words(const RunStory& story) {
     if (ids.empty()) return "none";
     std::string text;
     for (const std::string& id : ids) text += (text.empty() ? "" : ", ") + id;
-    return text + (story.passed ? " (as the scenario expects)" : "");
+    if (!story.passed) return text;
+    return text + (story.under_faults ? " (no more than such a fault may cost)" : " (as the scenario expects)");
 }
 
 std::string touched_text(const Subject& subject, std::string_view title, const EventHistory& history) {

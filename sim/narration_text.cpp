@@ -118,6 +118,7 @@ void RunStory::event(const TraceEvent& event) {
     } else if (name == "run.end") {
         ended = true;
         passed = event.text("outcome") == "pass";
+        under_faults = event.number("under_faults") != 0;
         interrupted = event.text("outcome") == "interrupted";
         stopped = event.number("stopped") != 0;
         folios = event.number("folios");

@@ -5,6 +5,7 @@
 //
 //   bench objects   name -> physical address, order, fill; stay over a kexec
 //   marks           name -> frames in use at that step
+//   subsystems      names of the scripted subsystems that were registered at the last jump (for the epilogue)
 //   mailbox         the outcome of the step that a kernel process has just run
 #pragma once
 
@@ -60,6 +61,7 @@ struct RunState {
         : mailbox(memory),
           bench(memory),
           marks(memory),
+          subsystems(memory),
           agent("main", memory),
           blackouts_ns(memory),
           kernel_index_by_generation(memory) {}
@@ -67,6 +69,7 @@ struct RunState {
     Mailbox mailbox;
     std::pmr::map<std::pmr::string, BenchObject, std::less<>> bench;
     std::pmr::map<std::pmr::string, u64, std::less<>> marks;
+    std::pmr::vector<std::pmr::string> subsystems;
     std::pmr::string agent;  // the one that makes the calls
     std::pmr::vector<u64> blackouts_ns;
     std::pmr::vector<u32> kernel_index_by_generation;  // entry of `kernels` that each generation booted

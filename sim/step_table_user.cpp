@@ -59,7 +59,8 @@ void add_memfd(std::vector<StepSpec>& steps) {
         .description = "Compares what the kernel says about the file.",
         .fields = {descriptor(), optional("size", Type::size, "its size"), optional("pos", Type::size, "its position"),
                    one_of(optional("seals", Type::choice_list, "its seals, exactly these"), seal_names),
-                   optional("allocated", Type::size, "bytes that are no hole")}});
+                   optional("allocated", Type::size, "bytes that are no hole"),
+                   optional("cloexec", Type::boolean, "whether this descriptor is closed on exec")}});
     steps.push_back({.id = StepId::memfd_close, .name = "memfd.close", .group = group, .form = Form::map,
         .description = "close.", .fields = {descriptor()}});
 }

@@ -44,15 +44,6 @@ Result<std::shared_ptr<ShmemFile>> file_of(KernelInstance& instance, std::string
     return memfd;
 }
 
-/// The bytes of a write or the bytes expected by a read: a text, or a fill of the whole object.
-struct Content {
-    Fill fill;
-    u64 offset, length;
-    void bytes(u64 done, std::span<std::byte> into) const {
-        const u64 at = fill.kind == Fill::Kind::text ? done : offset + done;
-        fill.write(at, into);
-    }
-};
 Content content_of(const Step& step, u64 file_size) {
     const u64 offset = step.find_u64("offset").value_or(0);
     if (step.has("text")) {
@@ -68,7 +59,9 @@ Result<u64> write_content(ShmemFile& file, const Content& content) {
     std::vector<std::byte> buffer(std::min(chunk_bytes, content.length));
     u64 done = 0;
     while (done < content.length) {
-        const u64 count = std::min(chunk_bytes, content.length - done);
+        // Cut at page boundaries, as the kernel cuts a long write: what is refused is refused in the same places.
+        const u64 into_page = (content.offset + done) % page_bytes;
+        const u64 count = std::min(chunk_bytes - into_page, content.length - done);
         content.bytes(done, std::span(buffer).first(count));
         const auto written = file.write(content.offset + done, std::span(buffer).first(count));
         if (!written) {
@@ -93,11 +86,14 @@ StepResult create(KernelInstance& instance, const Step& step) {
         }
     const auto file = memfd_create_file(instance.kernel, step.get_name("name"), step.get_u64("size"), flags);
     if (!file) return file.error();
+    FileCopy& copy = instance.file_copies[(*file)->id()];
+    copy.resized(step.get_u64("size"));
     if (step.has("fill") && step.get_fill("fill").kind != Fill::Kind::zero && !flags.hugetlb) {
         const Content content{step.get_fill("fill"), 0, step.get_u64("size")};
         const auto written = write_content(**file, content);
         if (!written) return written.error();
         if (*written != content.length) return Errno::enomem;
+        copy.written(content, *written);
     }
     const auto fd = instance.agent()->install(*file, flags.cloexec);
     if (!fd) return fd.error();
@@ -105,10 +101,11 @@ StepResult create(KernelInstance& instance, const Step& step) {
     return {};
 }
 
-StepResult write(ShmemFile& file, const Step& step) {
+StepResult write(ShmemFile& file, FileCopy* copy, const Step& step) {
     const Content content = content_of(step, file.size());
     const auto written = write_content(file, content);
     if (!written) return written.error();
+    if (copy) copy->written(content, *written);
     const u64 expected = step.find_u64("written").value_or(content.length);
     if (*written != expected)
         return StepResult::mismatch(
@@ -141,7 +138,19 @@ StepResult verify(const ShmemFile& file, const Step& step) {
     return {};
 }
 
-StepResult stat(const ShmemFile& file, const Step& step) {
+StepResult truncate(ShmemFile& file, FileCopy* copy, u64 size) {
+    const auto result = file.truncate(size);
+    if (result && copy) copy->resized(size);
+    return result;
+}
+
+StepResult punch(ShmemFile& file, FileCopy* copy, u64 offset, u64 length) {
+    const auto result = file.punch_hole(offset, length);
+    if (result && copy) copy->punched(offset, length);
+    return result;
+}
+
+StepResult stat(const ShmemFile& file, bool cloexec, const Step& step) {
     const auto differs = [](std::string_view what, u64 found, u64 wanted) {
         return StepResult::mismatch(fmt::format("{} is {}, expected {}", what, found, wanted));
     };
@@ -150,6 +159,9 @@ StepResult stat(const ShmemFile& file, const Step& step) {
     if (const auto pos = step.find_u64("pos"); pos && *pos != file.pos) return differs("pos", file.pos, *pos);
     if (const auto allocated = step.find_u64("allocated"); allocated && *allocated != file.allocated_bytes())
         return differs("allocated", file.allocated_bytes(), *allocated);
+    if (step.has("cloexec") && step.get_bool("cloexec") != cloexec)
+        return StepResult::mismatch(fmt::format("close-on-exec is {}, expected {}", cloexec ? "set" : "not set",
+                                                cloexec ? "not set" : "set"));
     if (step.has("seals") && seal_bits(step.get_list("seals")) != file.seals)
         return StepResult::mismatch(fmt::format("seals are {}, expected {}", seal_names(file.seals),
                                                 seal_names(seal_bits(step.get_list("seals")))));
@@ -168,12 +180,18 @@ StepResult run_memfd_step(KernelInstance& instance, const Step& step) {
     const auto found = file_of(instance, step.get_name("fd"));
     if (!found) return found.error();
     ShmemFile& file = **found;
-    if (step.id == StepId::memfd_write) return write(file, step);
+    // None of a file that came from the previous kernel.
+    const auto at = instance.file_copies.find(file.id());
+    FileCopy* copy = at == instance.file_copies.end() ? nullptr : &at->second;
+    if (step.id == StepId::memfd_write) return write(file, copy, step);
     if (step.id == StepId::memfd_verify || step.id == StepId::memfd_read) return verify(file, step);
-    if (step.id == StepId::memfd_truncate) return file.truncate(step.get_u64("size"));
+    if (step.id == StepId::memfd_truncate) return truncate(file, copy, step.get_u64("size"));
     if (step.id == StepId::memfd_seal) return file.add_seals(seal_bits(step.get_list("seals")));
-    if (step.id == StepId::memfd_punch) return file.punch_hole(step.get_u64("offset"), step.get_u64("length"));
-    if (step.id == StepId::memfd_stat) return stat(file, step);
+    if (step.id == StepId::memfd_punch) return punch(file, copy, step.get_u64("offset"), step.get_u64("length"));
+    if (step.id == StepId::memfd_stat) {
+        const auto descriptor = instance.agent()->descriptor(instance.fd(step.get_name("fd")));
+        return stat(file, descriptor && (*descriptor)->cloexec, step);
+    }
     INVARIANT(step.id == StepId::memfd_seek);
     file.pos = step.get_u64("to");
     return {};

@@ -26,6 +26,9 @@ void note_counters(KernelInstance& instance) {
     state.preserved_bytes = instance.kho.preserved_bytes();
     state.overhead_pages = counters.overhead_pages;
     state.luo_files = counters.luo_files;
+    const MachineEntry entry;
+    state.subsystems.clear();
+    for (const auto& [name, subsystem] : instance.subsystems) state.subsystems.emplace_back(name);
 }
 
 }  // namespace

@@ -318,7 +318,8 @@ RunResult Supervisor::finish(bool under_faults) {
                          {"folios", result_.preserved_folios},
                          {"bytes", result_.preserved_bytes},
                          {"map_pages", result_.map_pages},
-                         {"stopped", u64{result_.stopped_at_jump}}});
+                         {"stopped", u64{result_.stopped_at_jump}},
+                         {"under_faults", u64{under_faults}}});
     drain();
     result_.trace_hash = machine_.trace.hash().hex();
     result_.trace_events = machine_.trace.events();

@@ -13,6 +13,7 @@
 
 #include "kho/kho.hpp"
 #include "kho/state.hpp"
+#include "tests/support/findings.hpp"
 
 namespace kexec_sim::kho {
 
@@ -88,19 +89,8 @@ struct KhoWorld {
         machine->faults.set_plan({&fault, 1});
     }
     bool logged(std::string_view text) const { return kernel_->log.contains(text); }
-    /// The findings so far, as "id: what was said".
-    std::vector<std::string> findings() const {
-        std::vector<std::string> found;
-        for (const Finding& finding : machine->referee.findings())
-            found.push_back(fmt::format("{}: {}", invariants()[static_cast<std::size_t>(finding.invariant)].name,
-                                        finding.message));
-        return found;
-    }
-    bool has_finding(std::string_view id) const {
-        for (const std::string& finding : findings())
-            if (finding.starts_with(id)) return true;
-        return false;
-    }
+    std::vector<std::string> findings() const { return test_support::findings(*machine); }
+    bool has_finding(std::string_view id) const { return test_support::has_finding(*machine, id); }
     PhysAddr handed_over_root() const {
         for (const SetupData& entry : params.setup_data)
             if (entry.type == SETUP_KEXEC_KHO) {

@@ -18,6 +18,7 @@
 #include "luo/memfd_handler.hpp"
 #include "luo/orchestrator.hpp"
 #include "luo/scripted_subsystem.hpp"
+#include "tests/support/findings.hpp"
 
 namespace kexec_sim::luo {
 
@@ -129,19 +130,8 @@ public:
     }
     bool logged(std::string_view text) { return kernel().log.contains(text); }
     u64 free_frames() { return kernel().pages.free_frames(); }
-    /// The findings so far, as "id: what was said".
-    std::vector<std::string> findings() const {
-        std::vector<std::string> found;
-        for (const Finding& finding : machine->referee.findings())
-            found.push_back(fmt::format("{}: {}", invariants()[static_cast<std::size_t>(finding.invariant)].name,
-                                        finding.message));
-        return found;
-    }
-    bool has_finding(std::string_view id) const {
-        for (const std::string& finding : findings())
-            if (finding.starts_with(id)) return true;
-        return false;
-    }
+    std::vector<std::string> findings() const { return test_support::findings(*machine); }
+    bool has_finding(std::string_view id) const { return test_support::has_finding(*machine, id); }
 
     LuoOptions options;
     std::function<void()> before_jump;  // may damage what is handed over
