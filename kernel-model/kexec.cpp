@@ -175,14 +175,20 @@ BootParams put_into_ram(PhysicalMemory& ram, const BootParams& params, const Kex
 
 }  // namespace
 
+PhysRange firmware_room(std::span<const MemoryMapEntry> map, u64 image_bytes) {
+    for (const MemoryMapEntry& entry : map)
+        if (entry.type == MemoryType::ram && entry.range.contains(PhysAddr{cold_image_at}) &&
+            entry.range.end.raw >= cold_image_at + image_bytes)
+            return entry.range;
+    return {};
+}
+
 BootParams firmware_boot(Machine& machine, const KexecRequest& request) {
     BootParams params;
     params.cmdline = request.cmdline;
     params.memory_map.assign(machine.memory_map.begin(), machine.memory_map.end());
-    PhysRange low{};
-    for (const MemoryMapEntry& entry : params.memory_map)
-        if (entry.type == MemoryType::ram && entry.range.contains(PhysAddr{cold_image_at})) low = entry.range;
-    if (low.empty() || low.end.raw < cold_image_at + request.kernel_bytes + request.initrd_bytes)
+    const PhysRange low = firmware_room(params.memory_map, request.kernel_bytes + request.initrd_bytes);
+    if (low.empty())
         throw UserError(
             fmt::format("kexec-sim: error: the firmware cannot load an image of {} MiB into this machine's memory",
                         (request.kernel_bytes + request.initrd_bytes) / MiB));

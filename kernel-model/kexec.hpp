@@ -65,6 +65,8 @@ private:
 
 /// What the firmware does on a cold or warm boot: places image and initrd and writes the boot parameters.
 BootParams firmware_boot(Machine& machine, const KexecRequest& request);
+/// The RAM that the firmware loads a kernel and its initrd into; empty: they do not fit.
+PhysRange firmware_room(std::span<const MemoryMapEntry> map, u64 image_bytes);
 /// The same for a crash kernel: image and parameters go into `crash_range`, which is all the memory it gets (and what is
 /// below 640 KiB).
 BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange crash_range);

@@ -65,20 +65,21 @@ std::vector<Target> find_targets(const PhysicalMemory& ram, const Edition& editi
 
 }  // namespace
 
-void apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action) {
+bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action) {
     const u64 bytes = blob.bytes();
     const auto zero = [&](u64 offset, u64 length) {
-        if (offset >= bytes) return;
+        if (offset >= bytes || length == 0) return false;
         const std::vector<std::byte> zeros(std::min(length, bytes - offset));
         ram.write_bytes(blob.begin + offset, zeros);
+        return true;
     };
     switch (action.kind) {
     case FaultKind::flip: {
         const u64 offset = action.offset + action.bit / 8;
-        if (offset >= bytes) return;
+        if (offset >= bytes) return false;
         const auto old = ram.read<u8>(blob.begin + offset);
         ram.write(blob.begin + offset, static_cast<u8>(old ^ (1u << (action.bit % 8))));
-        return;
+        return true;
     }
     case FaultKind::zero: return zero(action.offset, action.length);
     case FaultKind::truncate: return zero(action.length, bytes);
@@ -86,11 +87,11 @@ void apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
         const auto content = ram.read_vector(blob.begin, bytes);
         const auto as_bytes = std::as_bytes(std::span(action.old_text));
         const auto found = std::search(content.begin(), content.end(), as_bytes.begin(), as_bytes.end());
-        if (found == content.end() || as_bytes.empty()) return;
+        if (found == content.end() || as_bytes.empty()) return false;
         const u64 offset = static_cast<u64>(found - content.begin());
         const auto fresh = std::as_bytes(std::span(action.new_text));
         ram.write_bytes(blob.begin + offset, fresh.first(std::min(fresh.size(), as_bytes.size())));
-        return;
+        return true;
     }
     case FaultKind::fail:
     case FaultKind::panic:
@@ -101,8 +102,14 @@ void apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
     case FaultKind::misdirect:
     case FaultKind::duplicate:
     case FaultKind::skip:
-    case FaultKind::lie: return;
+    case FaultKind::lie: break;
     }
+    return true;
+}
+
+void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob) {
+    const auto action = machine.faults.visit(point, name);
+    if (action && !apply_corruption(machine.ram, blob, *action)) machine.faults.missed(name);
 }
 
 void Kho::corrupt_handover(const BootParams& passed) {
@@ -114,9 +121,7 @@ void Kho::corrupt_handover(const BootParams& passed) {
         std::vector<Target> targets = find_targets(machine.ram, state_->edition, data);
         targets.push_back(
             {FaultPoint::handover_setup_data, "", phys_range(entry.at, setup_data_header_bytes + sizeof data)});
-        for (const Target& target : targets)
-            if (const auto action = machine.faults.visit(target.point, target.name))
-                apply_corruption(machine.ram, target.blob, *action);
+        for (const Target& target : targets) visit_blob(machine, target.point, target.name, target.blob);
     }
 }
 

@@ -172,6 +172,9 @@ private:
 };
 
 /// Applies a corrupting action (flip, zero, truncate, replace) to a blob in RAM. Others mean nothing here.
-void apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action);
+/// False: it is aimed at nothing that is there (an offset beyond the blob, a text that is not in it).
+bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action);
+/// One visit of a handover.* point: damages the blob if that is planned.
+void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob);
 
 }  // namespace kexec_sim::kho

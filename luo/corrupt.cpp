@@ -16,9 +16,7 @@ std::optional<PhysRange> blob_at(const PhysicalMemory& ram, u64 phys) {
 }
 
 void corrupt(Machine& machine, std::string_view name, std::optional<PhysRange> blob) {
-    if (!blob) return;
-    if (const auto fault = machine.faults.visit(FaultPoint::handover_luo, name))
-        kho::apply_corruption(machine.ram, *blob, *fault);
+    if (blob) kho::visit_blob(machine, FaultPoint::handover_luo, name, *blob);
 }
 
 }  // namespace

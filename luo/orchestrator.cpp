@@ -53,6 +53,7 @@ Result<> Orchestrator::request(LuoEvent event) {
         }
         return fail(Errno::einval);
     };
+    kernel_.machine.referee.luo_request_begins();
     const Result<> result = run();
     kernel_.machine.referee.luo_request(event, result);
     return result;

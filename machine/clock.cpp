@@ -3,10 +3,13 @@
 #include <algorithm>
 
 #include "machine/arena.hpp"
+#include "machine/result.hpp"
 
 namespace kexec_sim {
 
 void VirtualClock::advance(u64 ns) {
+    if (ns > time_max_ns - std::min(now_ns_, time_max_ns))
+        throw UserError("kexec-sim: error: virtual time has run out: a run lasts a hundred years at most");
     const MachineEntry entry;
     const u64 target = now_ns_ + ns;
     while (!queue_.empty() && queue_.begin()->first.first <= target) {

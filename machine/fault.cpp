@@ -91,6 +91,7 @@ void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
     const MachineEntry guard;
     std::pmr::memory_resource* memory = plan_.get_allocator().resource();
     plan_.clear();
+    last_fired_ = nullptr;
     plan_.reserve(plan.size());
     armed_ = {};
     for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -125,6 +126,7 @@ std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::stri
 
 std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view name) {
     entry.fired = true;
+    last_fired_ = &entry;
     trace_.emit(Layer::machine, "fault.fired",
                 {{"plan", std::string_view(entry.text)}, {"name", name}, {"visit", entry.visits}});
     switch (entry.kind) {
@@ -152,6 +154,12 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
                        entry.address,
                        std::string(entry.old_text),
                        std::string(entry.new_text)};
+}
+
+void FaultInjector::missed(std::string_view name) {
+    INVARIANT(last_fired_ != nullptr);
+    last_fired_->fired = false;
+    trace_.emit(Layer::machine, "fault.missed", {{"plan", std::string_view(last_fired_->text)}, {"name", name}});
 }
 
 std::optional<FaultInjector::Hit> FaultInjector::visit_many(FaultPoint point, std::string_view name, u64 count) {

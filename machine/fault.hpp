@@ -136,6 +136,8 @@ public:
     bool corrupting_fired() const;
 
     /// `kill-agent` fired: the calling agent dies on its way back to user space. The kernel model takes the flag.
+    /// The action that visit() returned last found nothing to do where it was aimed: it counts as not fired.
+    void missed(std::string_view name);
     bool agent_kill_pending() const { return agent_kill_; }
     bool take_agent_kill() { return std::exchange(agent_kill_, false); }
 
@@ -168,6 +170,7 @@ private:
     TraceRecorder& trace_;
     Generation generation_ = 0;
     bool agent_kill_ = false;
+    Entry* last_fired_ = nullptr;  // in `plan_`, which does not change during a run
     std::array<bool, 256> armed_{};
     std::pmr::vector<Entry> plan_;
     std::pmr::map<std::pair<FaultPoint, std::pmr::string>, u64> visits_;

@@ -15,6 +15,7 @@
 #include <xxhash.h>
 
 #include "machine/arena.hpp"
+#include "machine/memory_image.hpp"
 
 namespace kexec_sim {
 namespace bip = boost::interprocess;
@@ -250,28 +251,20 @@ void PhysicalMemory::lose_content() {
 }
 
 void PhysicalMemory::load_image(const std::string& path) {
-    const int from = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (from < 0) host_refuses(path);
-    struct stat info {};
-    if (fstat(from, &info) != 0 || static_cast<u64>(info.st_size) > bytes_max_) {
-        close(from);
-        throw UserError(fmt::format("kexec-sim: error: {}: larger than the machine's memory", path));
-    }
-    std::vector<std::byte> buffer(MiB);
-    for (off_t data = lseek(from, 0, SEEK_DATA); data >= 0; data = lseek(from, data, SEEK_DATA)) {
-        data = static_cast<off_t>(align_down(static_cast<u64>(data), page_bytes));
-        const ssize_t count = pread(from, buffer.data(), buffer.size(), data);
-        if (count <= 0) break;
-        std::memset(buffer.data() + count, 0,
-                    align_up(static_cast<u64>(count), page_bytes) - static_cast<u64>(count));
-        for (u64 at_byte = 0; at_byte < static_cast<u64>(count); at_byte += page_bytes) {
-            const PhysAddr phys{static_cast<u64>(data) + at_byte};
-            if (!all_zero(buffer.data() + at_byte) && contains(phys, page_bytes))
-                std::memcpy(writable(phys_range(phys, page_bytes)), buffer.data() + at_byte, page_bytes);
+    std::vector<std::byte> page(page_bytes);
+    read_image(path, [&](u64 offset, std::span<const std::byte> block) {
+        if (offset + block.size() > align_up(bytes_max_, page_bytes))
+            throw UserError(fmt::format("kexec-sim: error: {}: larger than the machine's memory", path));
+        for (u64 at_byte = 0; at_byte < block.size(); at_byte += page_bytes) {
+            // The last page of a file may be a part of one.
+            const std::size_t count = std::min<std::size_t>(page_bytes, block.size() - at_byte);
+            std::memcpy(page.data(), block.data() + at_byte, count);
+            std::memset(page.data() + count, 0, page_bytes - count);
+            const PhysAddr phys{offset + at_byte};
+            if (!all_zero(page.data()) && contains(phys, page_bytes))
+                std::memcpy(writable(phys_range(phys, page_bytes)), page.data(), page_bytes);
         }
-        data += static_cast<off_t>(align_up(static_cast<u64>(count), page_bytes));
-    }
-    close(from);
+    });
 }
 
 void PhysicalMemory::save_image(const std::string& path) const {

@@ -184,6 +184,7 @@ public:
 
     // --- LUO's boundary -----------------------------------------------------------------------------------------
     void luo_state(LuoState from, LuoState to);
+    void luo_request_begins();
     void luo_request(LuoEvent event, Result<> result);  // what the caller was told
     void subsystem_registered(std::string_view name);
     void subsystem_unregistered(std::string_view name);

@@ -186,6 +186,12 @@ void RefereeBooks::judge_rollback(LuoEvent event, const Result<>& result, bool f
         become_overhead_after_failed_freeze();
 }
 
+void Referee::luo_request_begins() {
+    if (!attached) return;
+    const MachineEntry entry;
+    books_->kernel->luo.finalized_in_request = false;
+}
+
 void Referee::luo_request(LuoEvent event, Result<> result) {
     if (!attached) return;
     const MachineEntry entry;

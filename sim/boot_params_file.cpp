@@ -5,6 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "machine/memory_image.hpp"
+#include "sim/host_file.hpp"
+
 namespace kexec_sim::sim {
 namespace {
 
@@ -60,12 +63,11 @@ BenchObject bench_object(const json& value) {
 }
 
 json load_json(const std::filesystem::path& path) {
-    std::ifstream in(path);
-    if (!in) throw UserError(fmt::format("kexec-sim: error: {}: cannot be read", path.string()));
+    const std::string text = read_host_file(path);
     try {
-        return json::parse(in);
-    } catch (const json::exception& error) {
-        throw UserError(fmt::format("kexec-sim: error: {}: {}", path.string(), error.what()));
+        return json::parse(text);
+    } catch (const json::parse_error& error) {
+        throw UserError(fmt::format("kexec-sim: error: {}: not JSON (byte {})", path.string(), error.byte));
     }
 }
 
@@ -130,22 +132,26 @@ json setup_data_json(const RunState& state, const BootParams& params) {
 }  // namespace
 
 BootParamsFile read_boot_params_file(const std::filesystem::path& path, const std::filesystem::path& image) {
-    std::error_code error;
     BootParamsFile file;
-    file.image_bytes = std::filesystem::file_size(image, error);
-    if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", image.string(), error.message()));
-    if (image.extension() == ".zst")
-        throw UserError(
-            fmt::format("kexec-sim: error: {}: a compressed image; unpack it first (zstd -d)", image.string()));
+    require_regular_file(image, "the memory image");
+    file.image_bytes = image_file_bytes(image.string());
     const json root = load_json(path);
     try {
         if (root.contains("setup_data") && !root.at("setup_data").is_null())
             file.kho_payload = payload_of(root.at("setup_data"));
         read_ranges(root, file);
         read_instruments(root, file);
+        for (const MemoryMapEntry& entry : file.memory_map)
+            if (entry.type == MemoryType::ram && entry.range.end.raw > file.image_bytes)
+                throw std::invalid_argument(fmt::format("its memory map reaches {:#x}, but {} holds {:#x} bytes only",
+                                                        entry.range.end.raw, image.string(), file.image_bytes));
+    } catch (const json::exception& problem) {
+        // Behind the library's own number: "key 'addr' not found".
+        const std::string_view what = problem.what();
+        throw UserError(fmt::format("kexec-sim: error: {}: not a boot-params file: {}", path.string(),
+                                    what.substr(what.find("] ") == what.npos ? 0 : what.find("] ") + 2)));
     } catch (const std::exception& problem) {
-        throw UserError(
-            fmt::format("kexec-sim: error: {}: not a boot-params file: {}", path.string(), problem.what()));
+        throw UserError(fmt::format("kexec-sim: error: {}: {}", path.string(), problem.what()));
     }
     return file;
 }

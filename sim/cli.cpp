@@ -111,6 +111,7 @@ int check_command(const CheckCommand& command) {
             LoadOptions options;
             options.overrides = command.overrides;
             options.bench_names = bench_names_of;
+            options.check_files = true;
             const Scenario scenario = load_scenario(file, options);
             if (!command.quiet)
                 out.write(fmt::format("{}: ok ({}, {} steps)\n", file, scenario.name, scenario.steps.size()));

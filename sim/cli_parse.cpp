@@ -292,6 +292,15 @@ void check_command_name(int argc, const char* const* argv) {
 
 Command parse_command_line(int argc, const char* const* argv) {
     check_command_name(argc, argv);
+    for (int i = 1; i < argc; ++i) {
+        const std::string_view argument = argv[i];
+        if (argument.empty())
+            usage_error(i > 1
+                            ? fmt::format("nothing between '{}' and what follows: an argument is empty", argv[i - 1])
+                            : "an argument is empty");
+        if (argument.starts_with("--") && argument.ends_with('=') && argument.find('=') == argument.size() - 1)
+            usage_error(fmt::format("'{}' needs a value", argument.substr(0, argument.size() - 1)));
+    }
     Texts texts;
     CLI::App app({}, "kexec-sim");
     describe(app, texts);

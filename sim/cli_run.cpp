@@ -14,6 +14,7 @@
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
 #include "sim/cli.hpp"
+#include "sim/host_file.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/narration.hpp"
 #include "sim/output.hpp"
@@ -62,6 +63,7 @@ std::vector<Scenario> load_all(const RunCommand& command) {
             options.overrides = command.overrides;
             options.seed = command.seed;
             options.bench_names = bench_names_of;
+            options.check_files = true;
             scenarios.push_back(load_scenario(file, options));
         } catch (const UserError& error) {
             errors += std::string(errors.empty() ? "" : "\n") + error.what();
@@ -77,15 +79,55 @@ std::vector<std::string> module_files(const RunCommand& command) {
     for (const std::string& module : command.modules) {
         std::error_code error;
         const auto path = std::filesystem::absolute(module, error);
-        if (error || access(path.c_str(), R_OK) != 0)
-            throw UserError(fmt::format("kexec-sim: error: cannot read module {}: {}", module, std::strerror(errno)));
+        if (const std::string problem = error ? error.message() : module_problem(path); !problem.empty())
+            throw UserError(fmt::format("kexec-sim: error: --module {}: {}", module, problem));
         files.push_back(path.string());
     }
     return files;
 }
 
+/// What is written must not be what is read, nor two results one file: neither would be what was asked for.
+void check_distinct(const RunCommand& command, const std::vector<Scenario>& scenarios) {
+    struct Named {
+        std::string what;
+        std::filesystem::path path;
+    };
+    std::vector<Named> outputs, inputs;
+    const auto output = [&](std::string_view what, const std::string& path) {
+        if (!path.empty()) outputs.push_back({std::string(what), path});
+    };
+    output("--ram", command.ram_file);
+    output("--boot-params", command.boot_params_file);
+    output("--trace", command.trace_file);
+    output("--json", command.json_file);
+    for (const Scenario& scenario : scenarios) {
+        inputs.push_back({"the scenario", scenario.path});
+        for (const auto& module : scenario.modules) inputs.push_back({"a module", module});
+        if (!scenario.machine.from_handover()) continue;
+        inputs.push_back({"the memory image", scenario.machine.image});
+        inputs.push_back({"the boot parameters", scenario.machine.boot_params});
+    }
+    for (const std::string& module : command.modules) inputs.push_back({"a module", module});
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+        const Named& out = outputs[i];
+        for (std::size_t k = 0; k < i; ++k)
+            if (same_file(out.path, outputs[k].path))
+                throw UserError(fmt::format("kexec-sim: error: {} and {} would both write {}", outputs[k].what,
+                                            out.what, out.path.string()));
+        for (const Named& in : inputs)
+            if (same_file(out.path, in.path))
+                throw UserError(fmt::format("kexec-sim: error: {} would overwrite {}, which is {}", out.what,
+                                            out.path.string(), in.what));
+    }
+}
+
 void check_writable(const RunCommand& command) {
-    if (!command.boot_params_file.empty()) Output(command.boot_params_file).is_terminal();
+    if (!command.boot_params_file.empty()) {
+        std::error_code none;
+        const bool fresh = !std::filesystem::exists(command.boot_params_file, none);
+        Output(command.boot_params_file).is_terminal();
+        if (fresh) std::filesystem::remove(command.boot_params_file, none);  // a run that does not stop leaves none
+    }
     if (command.dump_fdt_dir.empty()) return;
     std::error_code error;
     std::filesystem::create_directories(command.dump_fdt_dir, error);
@@ -106,6 +148,7 @@ public:
           color_(wants_color(command.view.no_color, console_.is_terminal())),
           series_([this](std::string_view text) { console_.write(text); },
                   {color_, command.view.quiet, command.view.verbose}) {
+        check_distinct(command, scenarios_);
         check_writable(command);
         if (!command.json_file.empty()) json_ = std::make_unique<Output>(command.json_file);
         if (!command.trace_file.empty()) {

@@ -94,8 +94,8 @@ StepResult roll_back(KernelInstance& instance) {
 }
 
 StepResult prepare_again(KernelInstance& instance) {
-    if (!instance.luo || !instance.luo->enabled())
-        return instance.kho.enabled() ? StepResult(instance.kho.finalize()) : StepResult{};
+    if (!instance.kho.enabled()) return {};  // off for good in this kernel: there is nothing to hand over with
+    if (!instance.luo || !instance.luo->enabled()) return instance.kho.finalize();
     if (instance.luo->state() == LuoState::updated) return {};
     const auto client = client_of(instance);
     if (!client) return client.error();
@@ -186,6 +186,8 @@ void Supervisor::run_epilogue() {
         if (ended_ || !alive_) return false;
         const Outcome outcome = run_epilogue_op(op);
         if (outcome.text == "ok") return true;
+        // After a corruption nothing need succeed; that decoding stays bounded is the referee's to say.
+        if (machine_.faults.corrupting_fired()) return false;
         fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text,
                          outcome.detail.empty() ? "" : ": ", outcome.detail));
         return false;

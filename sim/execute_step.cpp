@@ -63,10 +63,13 @@ void execute_step(KernelInstance& instance, const Step& step) {
     } catch (const TaskBlocked& blocked) {
         result = StepResult::word("blocked", blocked.what());
     }
-    // A planned kill-agent: the agent dies on its way back to user space, whatever its call returned.
-    if (Agent* agent = instance.agent(); agent && instance.kernel.settle_agent_kill(*agent))
-        result = StepResult::word("dead", fmt::format("agent '{}' was killed in its call", agent->name()));
     const bool jumped = result.text == "ok" && (step.id == StepId::kexec || step.id == StepId::kexec_exec);
+    // A planned kill-agent: the agent dies on its way back to user space, whatever its call returned. A reboot has no way back: the
+    // jump comes first, and takes every agent along.
+    if (jumped)
+        static_cast<void>(instance.machine.faults.take_agent_kill());
+    else if (Agent* agent = instance.agent(); agent && instance.kernel.settle_agent_kill(*agent))
+        result = StepResult::word("dead", fmt::format("agent '{}' was killed in its call", agent->name()));
     if (!jumped) instance.kernel.check_sane();
     if (step.id == StepId::kho_finalize || step.id == StepId::luo_prepare || step.id == StepId::luo_event)
         note_map(instance);

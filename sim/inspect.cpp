@@ -1,17 +1,17 @@
 #include "sim/inspect.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "machine/memory_image.hpp"
 #include "sim/boot_params_file.hpp"
+#include "sim/host_file.hpp"
 #include "sim/inspect_decode.hpp"
+#include "sim/output.hpp"
 #include "sim/steps.hpp"
 
 namespace kexec_sim::sim {
@@ -38,33 +38,32 @@ std::string indented(const std::string& text, std::string_view pad) {
 
 /// A file that is a devicetree itself; nullopt: it is something else.
 std::optional<std::string> as_tree(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    if (!in) throw UserError(fmt::format("kexec-sim: error: {}: cannot be read", path));
-    char head[4] = {};
-    in.read(head, sizeof head);
-    if (in.gcount() != sizeof head || std::memcmp(head, "\xd0\x0d\xfe\xed", 4) != 0) return std::nullopt;
-    in.seekg(0);
-    return std::string(std::istreambuf_iterator<char>(in), {});
+    constexpr std::string_view magic = "\xd0\x0d\xfe\xed";
+    require_regular_file(path, "this");
+    std::string head(magic.size(), '\0');
+    if (!std::ifstream(path, std::ios::binary).read(head.data(), static_cast<std::streamsize>(head.size())))
+        return std::nullopt;
+    return head == magic ? std::optional(read_host_file(path)) : std::nullopt;
 }
 
-int inspect_tree(const InspectOptions& options, const std::string& blob) {
+int inspect_tree(Output& out, const InspectOptions& options, const std::string& blob) {
     const std::string text = printable_blob(blob);
     if (!text.starts_with("/ {") && text.find(" {\n") == std::string::npos) {
-        fmt::print("{}: a devicetree header, but no valid devicetree ({} bytes)\n", options.file, blob.size());
+        out.print("{}: a devicetree header, but no valid devicetree ({} bytes)\n", options.file, blob.size());
         return 1;
     }
-    fmt::print("{}: devicetree, {} bytes\n{}", options.file, blob.size(), text);
+    out.print("{}: devicetree, {} bytes\n{}", options.file, blob.size(), text);
     return 0;
 }
 
-void print_trees(const Inspected& image) {
+void print_trees(Output& out, const Inspected& image) {
     for (const Inspected::Tree& tree : image.trees) {
-        fmt::print("\n{} tree at {:#x}, {} bytes\n", tree.name, tree.phys.raw, tree.bytes);
-        fmt::print("{}", indented(tree.text, "  "));
+        out.print("\n{} tree at {:#x}, {} bytes\n", tree.name, tree.phys.raw, tree.bytes);
+        out.print("{}", indented(tree.text, "  "));
         for (const Inspected::MemoryFile& file : image.files)
             if (file.tree == tree.phys)
-                fmt::print("  token {:#x}: size {}, position {}, {} folios\n", file.token, file.size, file.pos,
-                           file.folios);
+                out.print("  token {:#x}: size {}, position {}, {} folios\n", file.token, file.size, file.pos,
+                          file.folios);
     }
 }
 
@@ -86,19 +85,19 @@ std::string owner_of(const Inspected& image, PhysRange range) {
     return ranked.size() > 3 ? text + ", …" : text;
 }
 
-void print_ranges(const Inspected& image) {
+void print_ranges(Output& out, const Inspected& image) {
     if (!image.map_address) return;
     u64 blocks = 0, bytes = 0;
     for (const kho::BlockRun& run : image.runs) {
         blocks += run.count;
         bytes += run.count * run.order.bytes();
     }
-    fmt::print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks,
-               size_text(bytes), *image.map_address, image.directory.chunks.size(), image.directory.elements.size(),
-               image.bitmap_bytes);
+    out.print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks,
+              size_text(bytes), *image.map_address, image.directory.chunks.size(), image.directory.elements.size(),
+              image.bitmap_bytes);
     for (const kho::BlockRun& run : image.runs)
-        fmt::print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw,
-                   run.frames().phys().end.raw, run.order.raw, run.count, owner_of(image, run.frames().phys()));
+        out.print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw,
+                  run.frames().phys().end.raw, run.order.raw, run.count, owner_of(image, run.frames().phys()));
     for (const kho::MapElement& element : image.directory.elements) {
         const u64 bits = image.bitmap_bytes * 8;
         u64 set = 0;
@@ -111,19 +110,19 @@ void print_ranges(const Inspected& image) {
                           to = std::min(covered.end.raw, blocks_range.end.raw);
                 set += (to - from) / run.order.bytes();
             }
-        fmt::print("  bitmap {:#x}: order {}, from {:#x}, {} of {} bits\n", element.bitmap.raw, element.order.raw,
-                   element.phys_start.raw, set, bits);
+        out.print("  bitmap {:#x}: order {}, from {:#x}, {} of {} bits\n", element.bitmap.raw, element.order.raw,
+                  element.phys_start.raw, set, bits);
     }
-    if (!image.scratch.empty()) fmt::print("\nscratch areas\n");
+    if (!image.scratch.empty()) out.print("\nscratch areas\n");
     for (const PhysRange& area : image.scratch)
-        fmt::print("  {:#014x}-{:#014x}  {}\n", area.begin.raw, area.end.raw, size_text(area.bytes()));
+        out.print("  {:#014x}-{:#014x}  {}\n", area.begin.raw, area.end.raw, size_text(area.bytes()));
 }
 
 /// One character for a stretch of memory: what lies in it.
-void print_map(const Machine& machine, const Inspected& image) {
+void print_map(Output& out, const Machine& machine, const Inspected& image) {
     constexpr u64 width = 64;
     const u64 step = align_up(std::max<u64>(machine.ram.bytes_max() / (width * 16), page_bytes), page_bytes);
-    fmt::print(
+    out.print(
         "\nmemory, {} a character: P preserved, T tree, M map, S scratch, # written, . never written, blank no RAM\n",
         size_text(step));
     const auto letter = [&](PhysRange range) {
@@ -147,14 +146,14 @@ void print_map(const Machine& machine, const Inspected& image) {
         std::string line;
         for (u64 at = row; at < std::min(row + step * width, machine.ram.bytes_max()); at += step)
             line += letter(phys_range(PhysAddr{at}, std::min(step, machine.ram.bytes_max() - at)));
-        if (line.find_first_not_of(' ') != std::string::npos) fmt::print("  {:#014x} {}\n", row, line);
+        if (line.find_first_not_of(' ') != std::string::npos) out.print("  {:#014x} {}\n", row, line);
     }
-    fmt::print("\nowners\n");
+    out.print("\nowners\n");
     std::vector<Inspected::Owner> owners = image.owners;
     std::ranges::sort(owners, {}, [](const Inspected::Owner& owner) { return owner.range; });
     for (const Inspected::Owner& owner : owners)
-        fmt::print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw,
-                   size_text(owner.range.bytes()), owner.name);
+        out.print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw,
+                  size_text(owner.range.bytes()), owner.name);
 }
 
 json to_json(const InspectOptions& options, const Inspected& image) {
@@ -198,27 +197,24 @@ json to_json(const InspectOptions& options, const Inspected& image) {
 }
 
 void write_json(const InspectOptions& options, const Inspected& image) {
-    const std::string text = to_json(options, image).dump(2) + "\n";
-    if (options.json_file == "-") {
-        fmt::print("{}", text);
-        return;
-    }
-    std::ofstream out(options.json_file);
-    out << text;
-    out.close();
-    if (!out) throw UserError(fmt::format("kexec-sim: error: {}: cannot be written", options.json_file));
+    Output out(options.json_file);
+    out.write(to_json(options, image).dump(2) + "\n");
+    out.flush();
 }
 
 }  // namespace
 
 int run_inspect(const InspectOptions& options) {
-    if (const auto blob = as_tree(options.file)) return inspect_tree(options, *blob);
+    Output out("-");
+    if (const auto blob = as_tree(options.file)) {
+        const int code = inspect_tree(out, options, *blob);
+        out.flush();
+        return code;
+    }
     MachineConfig config;
     HandoverAddress where;
     where.fdt = options.fdt_addr;
-    std::error_code error;
-    const u64 bytes = std::filesystem::file_size(options.file, error);
-    if (error) throw UserError(fmt::format("kexec-sim: error: {}: {}", options.file, error.message()));
+    const u64 bytes = image_file_bytes(options.file);
     if (bytes < MiB)
         throw UserError(fmt::format("kexec-sim: error: {}: neither a devicetree nor a RAM image", options.file));
     config.memory_map = {{{PhysAddr{0}, PhysAddr{align_up(bytes, page_bytes)}}, MemoryType::ram}};
@@ -237,14 +233,20 @@ int run_inspect(const InspectOptions& options) {
     const MachineHandle machine = make_machine(config);
     machine->ram.load_image(options.file);
     const Inspected image = decode_image(*machine, where);
+    if (!image.root)
+        throw UserError(
+            fmt::format("kexec-sim: error: {}: no root tree of \"kho-v1\" was found in it; say where it is with "
+                        "--fdt or --boot-params",
+                        options.file));
     if (options.json_file != "-") {
-        fmt::print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes),
-                   machine->ram.frames_written());
-        print_trees(image);
-        print_ranges(image);
-        if (options.map) print_map(*machine, image);
-        for (const std::string& problem : image.problems) fmt::print("problem: {}\n", problem);
+        out.print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes),
+                  machine->ram.frames_written());
+        print_trees(out, image);
+        print_ranges(out, image);
+        if (options.map) print_map(out, *machine, image);
+        for (const std::string& problem : image.problems) out.print("problem: {}\n", problem);
     }
+    out.flush();
     if (!options.json_file.empty()) write_json(options, image);
     return image.problems.empty() ? 0 : 1;
 }

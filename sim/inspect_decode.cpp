@@ -37,7 +37,6 @@ public:
                 return;
             }
         }
-        problem("no root tree of \"kho-v1\" was found; say where it is with --fdt or --boot-params");
     }
 
     void decode() {

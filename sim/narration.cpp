@@ -205,6 +205,8 @@ bool Narrator::protocol(const TraceEvent& event) {
         add(fmt::format("state  {} ──► {}", event.text("from"), event.text("to")), Style::accent);
     } else if (name == "fault.fired") {
         add(fmt::format("fault  {}", printable(event.text("plan"))), Style::warn);
+    } else if (name == "fault.missed") {
+        add("the fault is aimed at nothing that is there", Style::warn);
     } else if (name == "referee.finding") {
         add(fmt::format("finding  {}: {}", event.text("invariant"), printable(event.text("message"))), Style::bad);
     } else if (name == "kexec.segment") {

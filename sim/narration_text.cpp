@@ -113,6 +113,8 @@ void RunStory::event(const TraceEvent& event) {
                             event.number("frames"), event.number("first_frame"), event.generation});
     } else if (name == "fault.fired") {
         faults_fired.push_back(event.text("plan"));
+    } else if (name == "fault.missed") {
+        std::erase(faults_fired, event.text("plan"));
     } else if (name == "run.failure") {
         failures.push_back(event.text("text"));
     } else if (name == "run.end") {

@@ -5,6 +5,7 @@
 // text that is missing.
 #pragma once
 
+#include <fmt/format.h>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,9 @@ public:
     Output& operator=(const Output&) = delete;
 
     void write(std::string_view text);
+    template <typename... Args> void print(fmt::format_string<Args...> format, Args&&... args) {
+        write(fmt::format(format, std::forward<Args>(args)...));
+    }
     /// Hands everything to the host; UserError if it does not take it.
     void flush();
     bool is_terminal() const;

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "machine/clock.hpp"
+
 namespace kexec_sim::sim {
 namespace {
 
@@ -44,6 +46,8 @@ std::string Scalars::line(const Node& node, std::string_view what, std::string_v
     if (value.empty()) error(node.pos, fmt::format("'{}' needs {}; it is empty", what, wanted));
     if (value.find('\n') != std::string::npos)
         error(node.pos, fmt::format("'{}' needs {} on one line", what, wanted));
+    if (std::ranges::any_of(value, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }))
+        error(node.pos, fmt::format("'{}' needs {}; this one has a control character in it", what, wanted));
     return value;
 }
 
@@ -61,6 +65,8 @@ u64 Scalars::duration(const Node& node, std::string_view what) const {
     const std::string value = text(node, what, wanted);
     const auto ns = parse_duration(value);
     if (!ns) wrong_type(node, what, wanted, value);
+    if (*ns > VirtualClock::time_max_ns)
+        error(node.pos, fmt::format("'{}' is at most a hundred years, not {}", what, shortened(value)));
     return *ns;
 }
 
@@ -76,7 +82,9 @@ u64 Scalars::number(const Node& node, std::string_view what, u64 max) const {
 bool Scalars::boolean(const Node& node, std::string_view what) const {
     constexpr std::string_view wanted = "true or false";
     const std::string value = text(node, what, wanted);
-    const auto result = parse_bool(value);
+    // In quotes it is a text, unless a parameter stands there.
+    const bool is_text = node.quoted && node.text.find("${") == std::string::npos;
+    const auto result = is_text ? std::nullopt : parse_bool(value);
     if (!result) wrong_type(node, what, wanted, value);
     return *result;
 }

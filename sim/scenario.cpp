@@ -4,7 +4,9 @@
 
 #include <fmt/format.h>
 
+#include "kernel-model/kexec.hpp"
 #include "machine/result.hpp"
+#include "sim/host_file.hpp"
 #include "sim/scenario_parts.hpp"
 #include "sim/step_parser.hpp"
 #include "sim/yaml_reader.hpp"
@@ -54,6 +56,7 @@ public:
         parse_head(scalars);
         scenario_.machine = parse_machine(require("machine"), scalars, folder_);
         scenario_.kernels = parse_kernels(require("kernels"), scalars);
+        check_first_image();
         if (const Node* node = root_.find("modules"))
             for (const TextAt& module : scalars.list(*node, "modules")) add_module(module);
         if (const Node* node = root_.find("faults")) scenario_.faults = parse_faults(*node, scalars);
@@ -73,6 +76,7 @@ private:
                                                root_.kind_name()));
         const Node* format = root_.find("format");
         if (!format) file_.error(root_.pos, "'format' is missing; a scenario file begins with 'format: 1'");
+        if (format->quoted) file_.error(format->pos, "'format' needs a number, not a text in quotes");
         const u64 version = scalars.number(*format, "format");
         if (version != 1)
             file_.error(format->pos, fmt::format("format {} is not known; this program reads format 1", version));
@@ -112,14 +116,38 @@ private:
 
     void parse_head(const Scalars& scalars) {
         scenario_.name = scalars.line(require("scenario"), "scenario", "a name");
-        if (const Node* node = root_.find("summary")) scenario_.summary = scalars.text(*node, "summary");
+        if (const Node* node = root_.find("summary")) {
+            scenario_.summary = scalars.text(*node, "summary");
+            const auto controls = [](char c) {
+                return (static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f;
+            };
+            if (std::ranges::any_of(scenario_.summary, controls))
+                file_.error(node->pos, "'summary' has a control character in it");
+        }
         if (const Node* node = root_.find("seed")) scenario_.seed = scalars.number(*node, "seed");
         if (options_.seed) scenario_.seed = *options_.seed;
+    }
+
+    /// The firmware must be able to load the first kernel; later ones are kexec's to refuse.
+    void check_first_image() const {
+        if (scenario_.machine.from_handover()) return;
+        std::vector<MemoryMapEntry> map;
+        std::vector<NodeRange> nodes;
+        firmware_layout(scenario_.machine.node_bytes, map, nodes);
+        const KernelSpec& first = scenario_.kernels.front();
+        const u64 bytes = first.image_bytes + first.initrd_bytes;
+        if (firmware_room(map, bytes).empty())
+            file_.error(
+                first.pos,
+                fmt::format("the firmware cannot load an image of {} MiB into this machine's memory", bytes / MiB));
     }
 
     void add_module(const TextAt& module) {
         if (module.text.empty()) file_.error(module.pos, "'modules' needs file names; this one is empty");
         scenario_.modules.push_back((folder_ / module.text).lexically_normal());
+        if (options_.check_files)
+            if (const std::string problem = module_problem(scenario_.modules.back()); !problem.empty())
+                file_.error(module.pos, fmt::format("{}: {}", module.text, problem));
     }
 
     void parse_scripts(const Scalars& scalars) {

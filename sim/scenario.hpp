@@ -162,6 +162,8 @@ struct LoadOptions {
     std::optional<u64> seed;                       // --seed
     /// Names of bench objects and marks that hold as bound, beside those that steps bind.
     std::set<std::string> extra_names;
+    /// Whether modules must be there and look like modules; tests of the parser have none.
+    bool check_files = false;
     /// Asked for a machine that starts from a handover: the bench objects that its boot-params file names.
     std::function<std::set<std::string>(const std::filesystem::path& boot_params)> bench_names;
 };

@@ -165,7 +165,7 @@ void add_checks(std::vector<StepSpec>& steps) {
     constexpr std::string_view group = "Checks";
     steps.push_back({.id = StepId::expect_log, .name = "expect.log", .group = group, .form = Form::scalar,
         .description = "Looks for a substring of one line of the running kernel's log.",
-        .fields = {required("text", Type::text, "the substring")}, .runs_when_dead = true});
+        .fields = {required("text", Type::string, "the substring")}, .runs_when_dead = true});
     steps.push_back({.id = StepId::expect_counter, .name = "expect.counter", .group = group, .form = Form::map,
         .description = "Compares a counter.",
         .fields = {one_of(required("name", Type::choice, "the counter"), counter_names),

@@ -92,7 +92,9 @@ StepResult luoctl(KernelInstance& instance, const Step& step) {
     if (!text.empty())
         instance.machine.trace.emit(Layer::sim, "luoctl.output",
                                     {{"text", text}, {"exit", static_cast<u64>(result.exit_code)}});
-    return result.exit_code == 0 ? StepResult{} : StepResult::word(fmt::format("exit {}", result.exit_code), text);
+    return result.exit_code == 0 ? StepResult{}
+                                 : StepResult::word(fmt::format("exit {}", result.exit_code),
+                                                    text.substr(0, text.find_last_not_of('\n') + 1));
 }
 
 }  // namespace

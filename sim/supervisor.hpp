@@ -30,6 +30,7 @@ private:
     struct Outcome {
         std::string text, detail;
     };
+    void first_kernel_ended(const Outcome& outcome);
     Outcome dispatch(const Step& step);
     Outcome in_supervisor(const Step& step);
     Outcome in_kernel(const Step& step);

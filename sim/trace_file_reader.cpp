@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <fmt/format.h>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "sim/host_file.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/trace_file.hpp"
 #include "sim/values.hpp"
@@ -184,11 +183,7 @@ void read_trace_text(std::string_view text, const std::string& path, const Trace
 }
 
 void read_trace_file(const std::string& path, const TraceListener& listener) {
-    std::ifstream file(path, std::ios::binary);
-    std::string text;
-    if (file) text.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file || file.bad()) throw UserError(fmt::format("kexec-sim: error: cannot read {}", path));
-    read_trace_text(text, path, listener);
+    read_trace_text(read_host_file(path), path, listener);
 }
 
 }  // namespace kexec_sim::sim

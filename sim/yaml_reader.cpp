@@ -279,7 +279,8 @@ std::string read_text_file(const std::filesystem::path& path) {
     char block[65536];
     while (in.read(block, sizeof block) || in.gcount() > 0) {
         text.append(block, static_cast<std::size_t>(in.gcount()));
-        if (text.size() > yaml_bytes_max) refuse("longer than 4 MiB; this is no scenario file");
+        if (text.size() > yaml_bytes_max)
+            throw UserError(fmt::format("{}:1:1: error: longer than 4 MiB; this is no scenario file", path.string()));
     }
     if (in.bad()) refuse("cannot be read");
     return text;

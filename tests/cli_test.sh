@@ -68,7 +68,11 @@ expect 2 "-q and -v exclude each other" run -q -v good.yaml
 expect 2 "--ram takes one scenario" run --ram r good.yaml good.yaml
 expect 2 "--fault 'kho.presrve#1=fail(ENOMEM)'" run --fault 'kho.presrve#1=fail(ENOMEM)' good.yaml
 expect 2 "--fault 'nonsense'" run --fault nonsense good.yaml
-expect 2 "cannot read module" run --module none.so good.yaml
+expect 2 "--module none.so: no such file" run --module none.so good.yaml
+expect 2 "--module good.yaml: no shared object" run --module good.yaml good.yaml
+expect 2 "--module .: no regular file" run --module . good.yaml
+expect 2 "an argument is empty" run --seed '' good.yaml
+expect 2 "'--json' needs a value" run --json= good.yaml
 expect 2 "unknown list 'step'; did you mean 'steps'?" list step
 expect 2 "unexpected argument 'more'" schema more
 
@@ -102,6 +106,42 @@ expect 2 "bad.yaml:11:5: error:" run --json result.json good.yaml bad.yaml
 [[ ! -s out ]] || complain "a scenario ran although another file was bad"
 [[ ! -e result.json ]] || complain "a result was written although a file was bad"
 expect 2 "" run --set nosuch=1 good.yaml
+
+printf 'modules: [none.so]\n' | cat good.yaml - >module.yaml
+expect 2 "module.yaml:15:11: error: none.so: no such file" check module.yaml
+expect 2 "this is a folder" show .
+head -c 5000000 /dev/zero | tr '\0' '#' >large.yaml
+expect 2 "large.yaml:1:1: error: longer than 4 MiB" check large.yaml
+
+# ---- outputs that are inputs, or one another ----
+
+cp good.yaml own.yaml
+for option in --ram --json --trace; do
+    expect 2 "$option would overwrite own.yaml, which is the scenario" run -q $option own.yaml own.yaml
+done
+cmp -s good.yaml own.yaml || complain "a scenario was overwritten by its own run"
+expect 2 "--trace and --json would both write both" run -q --trace both --json both good.yaml
+expect 2 "would both write -" run -q --trace - --json - good.yaml
+expect 2 "would both write" run -q --stop-at jump:1 --ram both --boot-params ./both good.yaml
+
+# ---- stop and go on ----
+
+expect 0 "" run -q --stop-at jump:1 --ram ram --boot-params params good.yaml
+sed -e 's/^machine:.*/machine: {image: ram, boot-params: params}/' -e '/kho.alloc/,/kexec:/d' good.yaml >resumed.yaml
+expect 0 "" run -q resumed.yaml
+expect 2 "--ram would overwrite ram, which is the memory image" run -q --ram ram resumed.yaml
+head -c 100000 ram >short
+sed -e 's/image: ram/image: short/' resumed.yaml >short.yaml
+expect 2 "its memory map reaches" run -q short.yaml
+sed -e 's/image: ram/image: ./' resumed.yaml >folder.yaml
+expect 2 "is no regular file" run -q folder.yaml
+expect 2 "this is a folder" inspect ram --boot-params .
+expect 2 "no root tree" inspect "$program"
+"$program" inspect ram --boot-params params >/dev/full 2>err
+[[ $? -eq 2 ]] || complain "inspect: a full disk at standard output is no exit 2"
+expect 1 "" run -q --stop-at jump:9 --boot-params never good.yaml
+grep -q "the jump to generation 9" out || complain "a stop that was never reached is not told: $(cat out)"
+[[ ! -e never ]] || complain "a run that did not stop left boot parameters"
 
 # ---- outputs that cannot be written ----
 

@@ -116,3 +116,47 @@ TEST_CASE("a fault that is never reached fails the run", "[epilogue]") {
     CHECK_FALSE(result.passed);
     CHECK(reasons(result).find("never reached, 0 visits") != std::string::npos);
 }
+
+TEST_CASE("a caller that is killed as it reboots takes nothing with it", "[epilogue]") {
+    for (const char* point : {"kexec.load", "kexec.segment", "kexec.jump", "luo.subsystem.freeze", "luo.file.freeze",
+                              "handover.luo", "handover.setup_data"}) {
+        const RunResult result = run_with(update(""), std::string(point) + "#1=kill-agent");
+        INFO(point << "\n" << reasons(result));
+        CHECK(result.passed);
+        CHECK(result.findings.empty());
+        CHECK(result.generations.size() == 2);
+    }
+}
+
+TEST_CASE("a panic that a corruption leads to is no failure, even if it comes in the epilogue", "[epilogue]") {
+    for (const char* fault : {"handover.luo[LUO]#1=truncate(185)", "handover.luo[LUO]#1=zero(181,4096)"}) {
+        const RunResult result = run_with(update(""), fault);
+        INFO(fault << "\n" << reasons(result));
+        CHECK(result.passed);
+    }
+}
+
+TEST_CASE("the first kernel may die of a fault that its scenario did not plan", "[epilogue]") {
+    for (const char* fault : {"memblock.alloc#1=power-loss", "memblock.alloc#1=fail(ENOMEM)",
+                              "mm.folio_alloc#1=panic", "luo.sysfs#1=panic", "kho.debugfs#1=panic"}) {
+        const RunResult result = run_with(update(""), fault);
+        INFO(fault << "\n" << reasons(result));
+        CHECK(result.passed);
+        CHECK(result.findings.empty());
+    }
+    // KHO that could not start is off; in a repaired kernel that is all that happens.
+    const RunResult off = run_with(update(", defects: strict"), "kho.debugfs#1=fail(ENOMEM)");
+    INFO(reasons(off));
+    CHECK(off.passed);
+}
+
+TEST_CASE("a corruption that is aimed beyond its blob counts as never reached", "[epilogue]") {
+    for (const char* fault :
+         {"handover.fdt#1=flip(99999999,0)", "handover.fdt[LUO]#1=replace(\"no such\",\"nothing\")",
+          "handover.map[chunk:0]#1=truncate(4096)", "handover.setup_data#1=zero(48,8)"}) {
+        const RunResult result = run_with(update(""), fault);
+        INFO(fault);
+        CHECK_FALSE(result.passed);
+        CHECK(reasons(result).find("never reached, ") != std::string::npos);
+    }
+}
