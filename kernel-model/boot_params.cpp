@@ -30,10 +30,10 @@ static_assert(sizeof(SetupDataHeader) == setup_data_header_bytes);
 
 constexpr u64 boot_magic = 0x313030544f4f4253;  // "SBOOT001"
 constexpr u64 entries_max = (page_bytes - sizeof(BootPage)) / sizeof(MapEntry);
-constexpr u64 cmdline_bytes_max = 32 * KiB;
 constexpr u64 setup_data_bytes_max = 64 * KiB;
 constexpr unsigned setup_data_count_max = 64;
 constexpr u64 part_align = 16;
+static_assert(memory_map_entries_max <= entries_max);
 
 /// Appends to the image of the boot range and knows at which physical address each part comes to lie.
 class Writer {

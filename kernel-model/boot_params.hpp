@@ -47,7 +47,6 @@ struct BootParams {
     std::vector<SetupData> setup_data;
     PhysRange kernel_image, initrd;  // where the image lies
     PhysRange boot_data;             // boot page, command line, setup_data: reserved by the kernel as it boots
-    std::string previous_release;    // not used by v1 editions
 };
 
 /// The bytes that write_boot_params() puts at `where.begin`, without the zeros behind them. ENOSPC if they do not fit.
@@ -57,5 +56,9 @@ Result<> write_boot_params(PhysicalMemory& ram, PhysRange where, const BootParam
 /// Hostile until checked: a list of setup_data is walked with a counter, addresses are checked.
 BootParams read_boot_params(const PhysicalMemory& ram, PhysRange where);
 inline constexpr u64 boot_params_bytes = 64 * KiB;
+/// A longer command line is EINVAL when an image is loaded.
+inline constexpr u64 cmdline_bytes_max = 32 * KiB;
+/// As many entries of the memory map fit the boot page.
+inline constexpr u64 memory_map_entries_max = 160;
 
 }  // namespace kexec_sim

@@ -55,7 +55,7 @@ std::optional<u64> take_number(std::string_view& text) {
             base = 16;
             text.remove_prefix(2);
         }
-    } else if (text.size() > 1 && text[0] == '0' && text[1] >= '0' && text[1] <= '7') {
+    } else if (text.starts_with('0')) {
         base = 8;
     }
     u64 value = 0;

@@ -125,28 +125,32 @@ void Kernel::setup_memblock() {
 }
 
 void Kernel::setup_crash_range() {
-    for (const CmdlineWord& word : parse_cmdline(params.cmdline)) {
-        if (word.key != "crashkernel" || config.crash_kernel) continue;
-        const auto bytes = parse_size_param(word.value);
-        if (!bytes || *bytes == 0) {
-            REACHED("kernel.crashkernel.invalid");
-            log.warn("crashkernel: invalid size");
-            continue;
-        }
-        const auto range = memblock.alloc({.bytes = align_up(*bytes, 2 * MiB),
-                                           .align = 2 * MiB,
-                                           .max = PhysAddr{low_limit},
-                                           .kern = false,
-                                           .site = "kernel.crash"});
-        if (!range) {
-            REACHED("kernel.crashkernel.no_area");
-            log.warn("crashkernel reservation failed - No suitable area found.");
-            continue;
-        }
-        crash_range_ = *range;
-        log.info("crashkernel reserved: {:#018x} - {:#018x} ({} MB)", range->begin.raw, range->end.raw,
-                 range->bytes() / MiB);
+    if (config.crash_kernel) return;
+    std::optional<std::string> asked;  // the last one counts
+    for (const CmdlineWord& word : parse_cmdline(params.cmdline))
+        if (word.key == "crashkernel") asked = word.value;
+    if (!asked) return;
+    const auto bytes = parse_size_param(*asked);
+    if (!bytes || *bytes == 0) {
+        REACHED("kernel.crashkernel.invalid");
+        log.warn("crashkernel: invalid size");
+        return;
     }
+    const bool too_large = *bytes > machine.ram.bytes_max();
+    const auto range = too_large ? Result<PhysRange>(fail(Errno::enomem))
+                                 : memblock.alloc({.bytes = align_up(*bytes, 2 * MiB),
+                                                   .align = 2 * MiB,
+                                                   .max = PhysAddr{low_limit},
+                                                   .kern = false,
+                                                   .site = "kernel.crash"});
+    if (!range) {
+        REACHED("kernel.crashkernel.no_area");
+        log.warn("crashkernel reservation failed - No suitable area found.");
+        return;
+    }
+    crash_range_ = *range;
+    log.info("crashkernel reserved: {:#018x} - {:#018x} ({} MB)", range->begin.raw, range->end.raw,
+             range->bytes() / MiB);
 }
 
 void Kernel::setup_page_allocator() {

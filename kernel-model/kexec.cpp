@@ -74,6 +74,7 @@ Result<PhysRange> KexecLoader::find_hole(u64 bytes, u64 align, const std::vector
 
 Result<> KexecLoader::load(const KexecRequest& request) {
     TRY(kernel_.machine.faults.check(FaultPoint::kexec_load));
+    if (request.cmdline.size() > cmdline_bytes_max) return fail(Errno::einval);
     if (request.kernel_bytes == 0) return fail(Errno::einval);
     KexecImage image;
     image.request = request;

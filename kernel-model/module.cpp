@@ -73,6 +73,11 @@ Result<> ModuleLoader::load(const std::string& path) {
     if (result < 0) {
         handles_.erase(name);
         dlclose(handle);
+        constexpr int errno_max = 4095;
+        if (result < -errno_max) {
+            kernel_.log.err("{}: init function returned {}, which is no errno", name, result);
+            return fail(Errno::einval);
+        }
         return fail(static_cast<Errno>(-result));
     }
     return {};

@@ -24,6 +24,7 @@ public:
     Result<> load(const std::string& path);
     /// ENOENT: not loaded.
     Result<> unload(const std::string& path);
+    bool any() const { return !handles_.empty(); }
 
 private:
     Kernel& kernel_;

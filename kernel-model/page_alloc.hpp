@@ -182,7 +182,8 @@ public:
     Result<const VmallocArea*> alloc(u64 bytes, std::string_view site, FrameClass frame_class,
                                      bool allow_huge = false);
     /// Maps existing blocks (kho_restore_vmalloc).
-    Result<const VmallocArea*> map(std::vector<Pfn> blocks, Order order, u64 bytes, std::string_view site);
+    Result<const VmallocArea*> map(std::vector<Pfn> blocks, Order order, u64 bytes, std::string_view site,
+                                   bool allow_huge = false);
     const VmallocArea* find(u64 address) const;
     void free(u64 address);  // frees the blocks too
 

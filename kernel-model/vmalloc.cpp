@@ -24,6 +24,7 @@ Vmalloc::Vmalloc(Machine& machine, PageAllocator& pages)
 Result<const VmallocArea*> Vmalloc::alloc(u64 bytes, std::string_view site, FrameClass frame_class, bool allow_huge) {
     if (bytes == 0) return fail(Errno::einval);
     TRY(machine_.faults.check(FaultPoint::mm_vmalloc, site));
+    if (bytes > machine_.ram.bytes_max()) return fail(Errno::enomem);
     AllocRequest request;
     request.site = site;
     request.frame_class = frame_class;
@@ -47,17 +48,17 @@ Result<const VmallocArea*> Vmalloc::alloc(u64 bytes, std::string_view site, Fram
     if (request.order.raw == 0)
         for (const PfnRange& run : TRY(pages_.alloc_pages(request, align_up(bytes, page_bytes) / page_bytes)))
             for (Pfn pfn = run.begin; pfn < run.end; pfn = pfn + 1) blocks.push_back(pfn);
-    const VmallocArea* area = TRY(map(std::move(blocks), request.order, bytes, site));
-    areas_.at(area->address).allow_huge = allow_huge;
-    return area;
+    return map(std::move(blocks), request.order, bytes, site, allow_huge);
 }
 
-Result<const VmallocArea*> Vmalloc::map(std::vector<Pfn> blocks, Order order, u64 bytes, std::string_view site) {
+Result<const VmallocArea*> Vmalloc::map(std::vector<Pfn> blocks, Order order, u64 bytes, std::string_view site,
+                                        bool allow_huge) {
     if (blocks.empty() || bytes == 0 || bytes > blocks.size() * order.bytes()) return fail(Errno::einval);
     VmallocArea area;
     area.address = align_up(next_address_, order.bytes());
     area.bytes = bytes;
     area.order = order;
+    area.allow_huge = allow_huge;
     area.blocks = std::move(blocks);
     // An unmapped page after each area, so that running over its end faults.
     next_address_ = area.address + area.blocks.size() * order.bytes() + page_bytes;

@@ -122,7 +122,7 @@ Result<> Kho::preserve_pages(Pfn pfn, u64 count, std::string_view who, bool meta
 }
 
 Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::string_view who, bool metadata) {
-    if (!state_->edition.vmalloc) return fail(Errno::eopnotsupp);
+    if (!state_->configured || !state_->edition.vmalloc) return fail(Errno::eopnotsupp);
     Machine& machine = state_->machine;
     std::vector<Pfn> chunks;
     VmallocDescriptor descriptor;
@@ -150,7 +150,7 @@ Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::st
 // --- unpreserve -----------------------------------------------------------------------------------------------------------
 
 Result<> Kho::unpreserve_folio(Folio folio, std::string_view who) {
-    if (!state_->edition.unpreserve) return not_exported();
+    if (!state_->configured || !state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
     Machine& machine = state_->machine;
     state_->tracking.clear(folio.pfn, folio.order);
@@ -160,7 +160,7 @@ Result<> Kho::unpreserve_folio(Folio folio, std::string_view who) {
 }
 
 Result<> Kho::unpreserve_folios(PfnRange run, std::string_view who) {
-    if (!state_->edition.unpreserve) return not_exported();
+    if (!state_->configured || !state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
     if (run.empty()) return {};
     Machine& machine = state_->machine;
@@ -171,7 +171,7 @@ Result<> Kho::unpreserve_folios(PfnRange run, std::string_view who) {
 }
 
 Result<> Kho::unpreserve_phys(PhysAddr phys, u64 bytes, std::string_view who) {
-    if (!state_->edition.unpreserve) return not_exported();
+    if (!state_->configured || !state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
     if (!phys.page_aligned()) return fail(Errno::einval);
     if (bytes % page_bytes) return fail(Errno::einval);
@@ -187,6 +187,7 @@ Result<> Kho::unpreserve_phys(PhysAddr phys, u64 bytes, std::string_view who) {
 // --- restore --------------------------------------------------------------------------------------------------------------
 
 Result<Folio> Kho::restore_folio(PhysAddr phys, std::string_view who, FrameClass frame_class) {
+    if (!state_->configured) return fail(Errno::enoent);  // NULL
     Machine& machine = state_->machine;
     if (const auto fault = machine.faults.check(FaultPoint::kho_restore, who); !fault) {
         machine.referee.kho_restore_failed(phys.pfn(), who);
@@ -220,7 +221,7 @@ Result<> Kho::restore_folios_run(PfnRange run, std::string_view who, FrameClass 
 }
 
 Result<PfnRange> Kho::restore_pages(PhysAddr phys, u64 count, std::string_view who, FrameClass frame_class) {
-    if (!state_->edition.preserve_pages) return fail(Errno::eopnotsupp);
+    if (!state_->configured || !state_->edition.preserve_pages) return fail(Errno::eopnotsupp);
     Machine& machine = state_->machine;
     if (const auto fault = machine.faults.check(FaultPoint::kho_restore, who); !fault) {
         machine.referee.kho_restore_failed(phys.pfn(), who);
@@ -231,9 +232,16 @@ Result<PfnRange> Kho::restore_pages(PhysAddr phys, u64 count, std::string_view w
 
 Result<const VmallocArea*> Kho::restore_vmalloc(const VmallocDescriptor& descriptor, std::string_view who,
                                                 FrameClass frame_class) {
-    if (!state_->edition.vmalloc) return fail(Errno::eopnotsupp);
-    TRY(state_->kernel.machine.faults.check(FaultPoint::kho_restore, who));
-    return state_->rebuild_vmalloc(descriptor, who, frame_class);
+    if (!state_->configured || !state_->edition.vmalloc) return fail(Errno::eopnotsupp);
+    Machine& machine = state_->machine;
+    const auto fault = machine.faults.check(FaultPoint::kho_restore, who);
+    if (!fault) {
+        state_->tell_lost_vmalloc(descriptor, who);
+        return fail(fault.error());
+    }
+    auto area = state_->rebuild_vmalloc(descriptor, who, frame_class);
+    if (!area) state_->tell_lost_vmalloc(descriptor, who);
+    return area;
 }
 
 // --- sub-trees ------------------------------------------------------------------------------------------------------------
@@ -241,6 +249,7 @@ Result<const VmallocArea*> Kho::restore_vmalloc(const VmallocDescriptor& descrip
 Result<> Kho::add_subtree(const std::string& name, PhysAddr fdt) {
     State& state = *state_;
     Machine& machine = state.machine;
+    if (!state.configured) return not_exported();
     if (state.edition.notifier_chain && !state.in_finalize_notification) return fail(Errno::einval);
     const auto result = under_fault(machine.faults, FaultPoint::kho_add_subtree, name, [&]() -> Result<> {
         if (state.edition.notifier_chain) TRY(state.write_subtree(name, fdt));
@@ -254,7 +263,7 @@ Result<> Kho::add_subtree(const std::string& name, PhysAddr fdt) {
 
 Result<> Kho::remove_subtree(PhysAddr fdt) {
     State& state = *state_;
-    if (!state.edition.exported_control) return not_exported();
+    if (!state.configured || !state.edition.exported_control) return not_exported();
     const auto found = std::ranges::find(state.subtrees, fdt, &State::Subtree::fdt);
     if (found == state.subtrees.end()) return fail(Errno::enoent);
     state.withdraw_subtree(found->name);
@@ -264,6 +273,7 @@ Result<> Kho::remove_subtree(PhysAddr fdt) {
 }
 
 Result<PhysAddr> Kho::retrieve_subtree(const std::string& name) {
+    if (!state_->configured) return fail(Errno::eopnotsupp);
     const auto tree = state_->incoming_tree();
     if (!tree) return fail(Errno::enoent);
     const int node = tree->subnode(FdtReader::root, name);

@@ -82,16 +82,11 @@ PfnRange whole_pageblocks(PhysRange area) {
             Pfn{align_up(align_up(area.end.raw, page_bytes) >> page_shift, pageblock_pages)}};
 }
 
-/// Whether a range belongs to what runs now: the kernel's image, its initrd, its boot parameters.
-bool in_running_image(const BootParams& params, PhysRange range) {
-    return params.kernel_image.overlaps(range) || params.initrd.overlaps(range) || params.boot_data.overlaps(range);
-}
-
 }  // namespace
 
 void Kho::State::attach_boot() {
     Hooks& hooks = kernel.hooks;
-    if (std::ranges::find(kernel.config.without, "kho") != kernel.config.without.end()) {
+    if (!configured) {
         hooks.early_memory.push_back([this] { ignore_handover(); });
         return;
     }
@@ -220,16 +215,34 @@ private:
                                run.begin.phys().raw));
             return;
         }
-        if (!in_running_image(kernel_.params, run.frames().phys())) return reserve(run);
-        for (u64 i = 0; i < run.count; ++i) {
-            BlockRun block = run;
-            block.begin = run.begin + (i << run.order.raw);
-            block.count = 1;
-            if (!in_running_image(kernel_.params, block.frames().phys()))
-                reserve(block);
-            else
-                ignore(fmt::format("block of the running image at {:#x}; not reserved", block.begin.phys().raw));
+        // Blocks of the running image are left out one by one, what lies between them is reserved whole.
+        for (u64 i = 0; i < run.count;) {
+            const u64 end = next_in_image(run, i);
+            if (end > i) reserve(part_of(run, i, end));
+            if (end == run.count) return;
+            ignore(fmt::format("block of the running image at {:#x}; not reserved",
+                               part_of(run, end, end + 1).begin.phys().raw));
+            i = end + 1;
         }
+    }
+    static BlockRun part_of(const BlockRun& run, u64 begin, u64 end) {
+        BlockRun part = run;
+        part.begin = run.begin + (begin << run.order.raw);
+        part.count = end - begin;
+        return part;
+    }
+    /// The first block from `from` on that overlaps the running image; `run.count` if none does.
+    u64 next_in_image(const BlockRun& run, u64 from) const {
+        u64 next = run.count;
+        const u64 base = run.begin.phys().raw, block = run.order.bytes();
+        const BootParams& params = kernel_.params;
+        for (const PhysRange& range : {params.kernel_image, params.initrd, params.boot_data}) {
+            if (range.empty() || range.end.raw <= base) continue;
+            const u64 first = range.begin.raw <= base ? 0 : (range.begin.raw - base) / block;
+            const u64 last = (range.end.raw - 1 - base) / block;  // inclusive
+            if (last >= from) next = std::min(next, std::max(first, from));
+        }
+        return next;
     }
     void reserve(const BlockRun& run) {
         kernel_.memblock.reserve_noinit(run.frames().phys(), run.order);
@@ -320,7 +333,11 @@ void Kho::State::late_init() {
     const bool stray = in && kernel.pages.block(in->fdt.pfn()).meta.state == PageState::free;
     if (stray) kernel.pages.adopt_folio({in->fdt.pfn(), Order{0}}, root_site, FrameClass::overhead);
     const auto page = kernel.pages.alloc_folio(request);
-    if (stray) kernel.pages.free_folio({in->fdt.pfn(), Order{0}});
+    if (stray) {
+        const bool poisons = std::exchange(kernel.pages.poison_on_free, false);
+        kernel.pages.free_folio({in->fdt.pfn(), Order{0}});
+        kernel.pages.poison_on_free = poisons;
+    }
     if (!page) return give_up();
     if (!make_debugfs()) {
         kernel.pages.free_folio(*page);

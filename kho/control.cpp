@@ -83,6 +83,7 @@ Result<> Kho::State::finalize() {
         REACHED("kho.finalize.failed");
         kernel.log.err("KHO: Failed to convert KHO state tree: {}", -static_cast<int>(result.error()));
         static_cast<void>(abort_steps());
+        withdraw_subtrees();
         kernel.machine.referee.kho_aborted(edition.abort_forgets_tracking);
         return result;
     }
@@ -93,6 +94,7 @@ Result<> Kho::State::finalize() {
 }
 
 Result<> Kho::State::abort_steps() {
+    tracking.settle();  // a tree that was handed over stale still names the bitmaps
     if (edition.abort_forgets_tracking) tracking.forget();
     free_map(kernel, map);
     if (!edition.notifier_chain) return {};
@@ -101,15 +103,20 @@ Result<> Kho::State::abort_steps() {
         REACHED("kho.abort.failed");
         kernel.log.err("KHO: Failed to abort KHO finalization: {}", -static_cast<int>(called.error()));
     }
+    return called;
+}
+
+void Kho::State::withdraw_subtrees() {
+    if (!edition.notifier_chain) return;
     for (const Subtree& subtree : subtrees) withdraw_subtree(subtree.name);
     subtrees.clear();
-    return called;
 }
 
 Result<> Kho::State::abort() {
     if (!enabled) return fail(edition.exported_control ? Errno::eopnotsupp : Errno::enoent);
     if (!finalized) return fail(Errno::enoent);
     TRY(abort_steps());
+    withdraw_subtrees();
     finalized = false;
     publish_outgoing();
     return {};

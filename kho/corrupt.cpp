@@ -114,6 +114,7 @@ void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysR
 
 void Kho::corrupt_handover(const BootParams& passed) {
     Machine& machine = state_->machine;
+    state_->tracking.settle();
     for (const SetupData& entry : passed.setup_data) {
         abi::kho_data data{};
         if (entry.type != SETUP_KEXEC_KHO || entry.payload.size() < sizeof data) continue;

@@ -9,6 +9,9 @@
 //   in/sub_fdts/<name>    what it names
 //
 // Blobs are shown as long as their header says. Source: Linux 6.16, kernel/kexec_handover.c: kho_out_debugfs_init, kho_in_debugfs_init.
+#include <cctype>
+#include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "kho/abi/root_tree.hpp"
@@ -29,10 +32,15 @@ Vfs::PseudoFile blob_file(const PhysicalMemory& ram, PhysAddr phys) {
     return {[&ram, phys] { return read_blob(ram, phys); }, {}};
 }
 
-/// What simple_attr files take: a number, with white space around it.
-Result<bool> parse_switch(std::string_view text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
-    return TRY(parse_size_param(text)) != 0;
+/// What simple_attr files take: a number in C's notation, and a line feed behind it. EINVAL for anything else.
+Result<bool> parse_switch(std::string text) {
+    if (text.ends_with('\n')) text.pop_back();
+    char* end = nullptr;
+    const bool begins = !text.empty() && std::isdigit(static_cast<unsigned char>(text[0]));
+    errno = 0;
+    const unsigned long long value = begins ? std::strtoull(text.c_str(), &end, 0) : 0;
+    if (!begins || *end != '\0' || errno == ERANGE) return fail(Errno::einval);
+    return value != 0;
 }
 
 }  // namespace
@@ -48,7 +56,7 @@ void Kho::State::publish_debugfs() {
         vfs.add_pseudo_file("kho/out/finalize",
                             {[this]() -> Result<std::string> { return finalized ? "1\n" : "0\n"; },
                              [this](std::string_view text) -> Result<> {
-                                 return TRY(parse_switch(text)) ? kho.finalize() : kho.abort();
+                                 return TRY(parse_switch(std::string(text))) ? kho.finalize() : kho.abort();
                              }});
     const auto lines = [this](u64 (*value)(const PhysRange&)) {
         std::string text;

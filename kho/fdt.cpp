@@ -96,7 +96,8 @@ int FdtEditor::delete_property(int node, const std::string& name) { return fdt_d
 std::expected<FdtReader, int> FdtReader::open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max) {
     if (bytes_max < sizeof(fdt_header) || !ram.contains(phys, sizeof(fdt_header)))
         return std::unexpected(-FDT_ERR_TRUNCATED);
-    const auto header = ram.read<fdt_header>(phys);
+    if (phys.raw % 8) return std::unexpected(-FDT_ERR_ALIGNMENT);
+    alignas(8) const auto header = ram.read<fdt_header>(phys);  // libfdt looks at the address of what it checks
     if (const int code = fdt_check_header(&header)) return std::unexpected(code);
     const u64 bytes = fdt_totalsize(&header);
     if (bytes > bytes_max || !ram.contains(phys, bytes)) return std::unexpected(-FDT_ERR_TRUNCATED);

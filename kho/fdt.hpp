@@ -79,7 +79,7 @@ class FdtReader {
 public:
     /// The tree at `phys`, of at most `bytes_max` bytes. A negative code: outside RAM or shorter than a header
     /// (FDT_ERR_TRUNCATED), no valid header (fdt_check_header's).
-    static std::expected<FdtReader, int> open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max = 256 * MiB);
+    static std::expected<FdtReader, int> open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max = 4 * MiB);
 
     u64 bytes() const { return blob_.size(); }
     std::span<const std::byte> blob() const { return blob_; }

@@ -18,12 +18,14 @@ Result<> Kho::State::check_overlap(PhysRange range) {
 }
 
 Result<> Kho::State::preserve_block(Folio folio) {
+    if (!configured) return fail(Errno::eopnotsupp);
     if (finalized) return fail(Errno::ebusy);
     if (edition.overlap_check) TRY(check_overlap(folio.phys()));
     return tracking.set(folio.pfn, folio.order);
 }
 
 Tracking::Run Kho::State::preserve_run(PfnRange run) {
+    if (!configured) return {0, Errno::eopnotsupp};
     if (finalized) return {0, Errno::ebusy};
     // The run stops in front of the first page that is refused.
     PfnRange allowed = run;
@@ -40,8 +42,10 @@ Tracking::Run Kho::State::preserve_run(PfnRange run) {
 }
 
 Result<> Kho::State::preserve_range(PfnRange range) {
-    if (finalized) return fail(Errno::ebusy);
+    if (!configured) return fail(Errno::eopnotsupp);
+    // kho_preserve_pages() looks for overlap first; kho_preserve_phys() is of editions that do not look.
     TRY(check_overlap(range.phys()));
+    if (finalized) return fail(Errno::ebusy);
     return tracking.set_range(range);
 }
 

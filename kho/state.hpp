@@ -38,6 +38,7 @@ struct Kho::State {
     const Edition edition;  // checks for overlap only in a kernel with debug checks
 
     // --- boot (kho/boot.cpp) ---
+    const bool configured;  // built with KHO; without, every function is EOPNOTSUPP or NULL
     bool enabled = false;
     ScratchParams scratch_params;
     std::vector<PhysRange> scratch;  // the areas, inherited or reserved by this kernel
@@ -81,6 +82,8 @@ struct Kho::State {
     // --- vmalloc (kho/vmalloc.cpp) ---
     Result<VmallocDescriptor> describe_vmalloc(const VmallocArea& area, std::vector<Pfn>& chunks);
     void forget_vmalloc(const VmallocArea& area, std::span<const Pfn> chunks);
+    /// Tells the referee which blocks nobody will ask for again.
+    void tell_lost_vmalloc(const VmallocDescriptor& descriptor, std::string_view who);
     Result<const VmallocArea*> rebuild_vmalloc(const VmallocDescriptor& descriptor, std::string_view who,
                                                FrameClass frame_class);
 
@@ -110,6 +113,7 @@ struct Kho::State {
     /// Visits kho.fdt_write[name]; a planned failure stands for the code that libfdt would return.
     Result<> write_fdt(std::string_view name, const std::function<int()>& write);
     Result<> abort_steps();
+    void withdraw_subtrees();
 
     // --- debugfs (kho/debugfs.cpp) ---
     /// The folders, which may fail (ENOMEM); publish_debugfs() fills them.

@@ -78,6 +78,13 @@ public:
     bool test(Pfn pfn, Order order) const;
     /// Frees everything (the abort of mainline kernels).
     void forget();
+    /// Sets the bits that wait; asked for before anything but this class may read bitmaps.
+    void settle() const {
+        for (Waiting& place : waiting_) {
+            *place.word |= place.mask;
+            place = {&nothing_, 0};
+        }
+    }
     /// The next set_again() is false, whatever it asks for.
     void remember_nothing() { last_index_ = no_index; }
 
@@ -137,13 +144,6 @@ private:
         *place.word |= place.mask;
         place = {words + (bit >> 6), u64{1} << (bit & 63)};
         __builtin_prefetch(place.word, 1);
-    }
-    /// Sets the bits that wait.
-    void settle() const {
-        for (Waiting& place : waiting_) {
-            *place.word |= place.mask;
-            place = {&nothing_, 0};
-        }
     }
     Bitmap find(Order order, u64 index) const {
         const OrderIndex& bitmaps = orders_[order.raw];

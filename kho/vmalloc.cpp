@@ -108,6 +108,23 @@ void Kho::State::forget_vmalloc(const VmallocArea& area, std::span<const Pfn> ch
     }
 }
 
+void Kho::State::tell_lost_vmalloc(const VmallocDescriptor& descriptor, std::string_view who) {
+    const PhysicalMemory& ram = machine.ram;
+    u64 pages = 0;
+    for (PhysAddr chunk = descriptor.first_chunk; chunk.raw != 0 && pages <= descriptor.total_pages;) {
+        if (!chunk.page_aligned() || !ram.contains(chunk, page_bytes)) return;
+        machine.referee.kho_restore_failed(chunk.pfn(), who);
+        const auto content = ram.read<abi::kho_vmalloc_chunk>(chunk);
+        for (const u64 phys : content.phys) {
+            if (phys == 0 || !ram.contains(PhysAddr{phys}, page_bytes)) break;
+            machine.referee.kho_restore_failed(PhysAddr{phys}.pfn(), who);
+            ++pages;
+        }
+        if (content.phys[0] == 0) return;
+        chunk = PhysAddr{content.next};
+    }
+}
+
 Result<const VmallocArea*> Kho::State::rebuild_vmalloc(const VmallocDescriptor& descriptor, std::string_view who,
                                                        FrameClass frame_class) {
     const PhysicalMemory& ram = kernel.machine.ram;
@@ -138,7 +155,8 @@ Result<const VmallocArea*> Kho::State::rebuild_vmalloc(const VmallocDescriptor& 
         chunk = PhysAddr{content.next};
     }
     if (blocks.empty() || blocks.size() * order.pages() != descriptor.total_pages) return fail(Errno::enoent);
-    const auto area = kernel.vmalloc.map(std::move(blocks), order, descriptor.total_pages * page_bytes, who);
+    const auto area = kernel.vmalloc.map(std::move(blocks), order, descriptor.total_pages * page_bytes, who,
+                                         descriptor.flags & abi::KHO_VMALLOC_HUGE_VMAP);
     if (!area) return fail(Errno::enoent);
     return *area;
 }

@@ -39,7 +39,19 @@ struct Entered {
 };
 Entered entered;
 
-constexpr std::string_view caller = "module";
+/// Who calls KHO: the subsystem whose callback runs, else "module".
+std::string_view caller = "module";
+
+class Running {
+public:
+    explicit Running(std::string_view name) : before_(std::exchange(caller, name)) {}
+    ~Running() { caller = before_; }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+
+private:
+    std::string_view before_;
+};
 
 /// What a callback of the module gets first: the subsystem itself, or `arg` in the second posting.
 ::liveupdate_subsystem* first_argument(::liveupdate_subsystem* own) { return own; }
@@ -51,28 +63,27 @@ template <typename Own> std::unique_ptr<Subsystem> bind(Own* own) {
     const auto* ops = own->ops;
     subsystem->name = own->name;
     subsystem->c_handle = own;
-    const auto fallible = [own](auto* callback) -> std::function<int(u64*)> {
+    subsystem->module_field = reinterpret_cast<u64*>(&own->private_data);
+    const std::string* name = &subsystem->name;
+    const auto fallible = [own, name](auto* callback) -> std::function<int(u64*)> {
         if (!callback) return {};
-        return [own, callback](u64* data) {
-            own->private_data = *data;
-            const int result = callback(first_argument(own), &own->private_data);
-            *data = own->private_data;
-            return result;
+        return [own, name, callback](u64* data) {
+            const Running running(*name);
+            return callback(first_argument(own), reinterpret_cast<decltype(&own->private_data)>(data));
         };
     };
-    const auto last = [own](auto* callback) -> std::function<void(u64)> {
+    const auto last = [own, name](auto* callback) -> std::function<void(u64)> {
         if (!callback) return {};
-        return [own, callback](u64 data) {
+        return [own, name, callback](u64 data) {
+            const Running running(*name);
             callback(first_argument(own), data);
-            own->private_data = 0;
         };
     };
     subsystem->prepare = fallible(ops->prepare);
     subsystem->freeze = fallible(ops->freeze);
     subsystem->cancel = last(ops->cancel);
     subsystem->finish = last(ops->finish);
-    if constexpr (std::is_same_v<Own, ::liveupdate_subsystem>)
-        if (ops->boot) subsystem->boot = [own, ops](u64 data) { ops->boot(own, data); };
+    if constexpr (std::is_same_v<Own, ::liveupdate_subsystem>) subsystem->boot = last(ops->boot);
     return subsystem;
 }
 
@@ -97,6 +108,7 @@ Folio folio_of(const ::folio* handle) {
 
 void enter_kernel(Kernel* kernel, kho::Kho* kho, Orchestrator* orchestrator) {
     set_current_kernel(kernel);
+    caller = "module";  // a callback may have died
     entered.kho = kho;
     entered.orchestrator = orchestrator;
 }
@@ -135,6 +147,7 @@ int kho_add_subtree(const char* name, void* fdt) {
 }
 int kho_remove_subtree(void* fdt) { return c_result(entered.kho->remove_subtree(PhysAddr{virt_to_phys(fdt)})); }
 int kho_retrieve_subtree(const char* name, phys_addr_t* phys) {
+    if (!entered.kho->incoming()) return -static_cast<int>(Errno::enoent);
     if (!phys) return -static_cast<int>(Errno::einval);
     const auto found = entered.kho->retrieve_subtree(name);
     if (!found) return -static_cast<int>(found.error());
@@ -142,36 +155,41 @@ int kho_retrieve_subtree(const char* name, phys_addr_t* phys) {
     return 0;
 }
 
+namespace {
+
+/// What the orchestrator knows a module's structure as; made anew for one that it does not know.
+std::unique_ptr<luo::Subsystem> bind(int abi, void* own) {
+    return abi == 2 ? luo::bind(static_cast<liveupdate_subsystem_v2*>(own))
+                    : luo::bind(static_cast<liveupdate_subsystem*>(own));
+}
+
+}  // namespace
+
 int kexec_sim_register_subsystem(int abi, void* own) {
     if (!entered.orchestrator) return 0;  // without LIVEUPDATE the header's function does nothing and returns 0
     if (const auto same = luo::check_abi(abi); !same) return c_result(same);
     auto& known = entered.subsystems[own];
-    if (!known)
-        known = abi == 2 ? luo::bind(static_cast<liveupdate_subsystem_v2*>(own))
-                         : luo::bind(static_cast<liveupdate_subsystem*>(own));
+    if (!known) known = bind(abi, own);
     const auto result = entered.orchestrator->register_subsystem(known.get());
     if (!result && !entered.orchestrator->on_list(known.get())) entered.subsystems.erase(own);
     return c_result(result);
 }
 
-int kexec_sim_unregister_subsystem(int, void* own) {
+int kexec_sim_unregister_subsystem(int abi, void* own) {
     if (!entered.orchestrator) return 0;
     const auto at = entered.subsystems.find(own);
-    if (at == entered.subsystems.end()) {
-        luo::Subsystem unknown;
-        unknown.name = "?";
-        return c_result(entered.orchestrator->unregister_subsystem(&unknown));
-    }
+    if (at == entered.subsystems.end())
+        return c_result(entered.orchestrator->unregister_subsystem(bind(abi, own).get()));
     const auto result = entered.orchestrator->unregister_subsystem(at->second.get());
     if (result) entered.subsystems.erase(at);
     return c_result(result);
 }
 
-int kexec_sim_get_subsystem_data(int, void* own, u64* data) {
+int kexec_sim_get_subsystem_data(int abi, void* own, u64* data) {
     if (!entered.orchestrator) return -static_cast<int>(Errno::enodata);
     const auto at = entered.subsystems.find(own);
-    if (at == entered.subsystems.end()) return -static_cast<int>(Errno::enoent);
-    const auto found = entered.orchestrator->get_subsystem_data(at->second.get());
+    const auto stranger = at == entered.subsystems.end() ? bind(abi, own) : nullptr;
+    const auto found = entered.orchestrator->get_subsystem_data(stranger ? stranger.get() : at->second.get());
     if (!found) return -static_cast<int>(found.error());
     *data = *found;
     return 0;

@@ -59,8 +59,9 @@ Result<> Files::register_handler(FileHandler* handler) {
                                        handler->compatible));
         return fail(Errno::eexist);
     }
-    if (orchestrator_.edition().module_references)
-        TRY(kernel_.machine.faults.check(FaultPoint::luo_module_get, handler->compatible));
+    if (orchestrator_.edition().module_references &&
+        !kernel_.machine.faults.check(FaultPoint::luo_module_get, handler->compatible))
+        return fail(Errno::eagain);
     handlers_.push_back(handler);
     Referee& referee = kernel_.machine.referee;
     referee.claimer_present(handler->compatible);

@@ -12,9 +12,12 @@ namespace kexec_sim::luo {
 /// positive number, which is no error. They may throw KernelPanic. An empty one is skipped.
 struct Subsystem {
     std::string name;
-    std::function<int(u64*data)> prepare = {}, freeze = {};  // `data` points at private_data itself
+    std::function<int(u64*data)> prepare = {}, freeze = {};  // `data` points at private_data() itself
     std::function<void(u64 data)> boot = {}, cancel = {}, finish = {};
-    u64 private_data = 0;
+    /// The data handle, which registering does not clear. A module's is a field of its own structure.
+    u64& private_data() { return module_field ? *module_field : own_data; }
+    u64* module_field = nullptr;
+    u64 own_data = 0;
     void* c_handle = nullptr;  // `struct liveupdate_subsystem *` of a module; nobody here looks at it
 };
 

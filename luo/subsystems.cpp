@@ -123,7 +123,7 @@ int Orchestrator::call_fallible(Subsystem& subsystem, LuoCallback callback) {
     Machine& machine = kernel_.machine;
     const auto& body = callback == LuoCallback::prepare ? subsystem.prepare : subsystem.freeze;
     const std::string span = span_name(callback);
-    machine.trace.emit(Layer::luo, span, {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data)},
+    machine.trace.emit(Layer::luo, span, {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data())},
                        Phase::begin);
     const auto fault = machine.faults.visit(fault_point_of(callback), subsystem.name);
     // A skipped callback did not run, whatever the orchestrator believes: the referee does not hear of it.
@@ -133,12 +133,12 @@ int Orchestrator::call_fallible(Subsystem& subsystem, LuoCallback callback) {
     if (fault && fault->kind == FaultKind::fail)
         returned = -static_cast<int>(fault->error);
     else if (runs)
-        returned = body(&subsystem.private_data);
+        returned = body(&subsystem.private_data());
     if (fault && fault->kind == FaultKind::lie) returned = -static_cast<int>(fault->error);
     const Result<> result = result_of(returned);
     machine.trace.emit(
         Layer::luo, span,
-        {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data), {"result", i32{returned}}},
+        {{"subsystem", subsystem.name}, hex_field("data", subsystem.private_data()), {"result", i32{returned}}},
         Phase::end);
     if (runs) machine.referee.subsystem_callback(subsystem.name, callback, result);
     return returned;
@@ -187,8 +187,8 @@ Result<> Orchestrator::call_all(LuoCallback callback) {
 void Orchestrator::cancel_first(std::size_t count) {
     for (std::size_t k = 0; k < count; ++k) {
         Subsystem& subsystem = *subsystems_[k];
-        if (subsystem.cancel) call_infallible(subsystem, LuoCallback::cancel, subsystem.private_data);
-        subsystem.private_data = 0;
+        if (subsystem.cancel) call_infallible(subsystem, LuoCallback::cancel, subsystem.private_data());
+        subsystem.private_data() = 0;
     }
 }
 
@@ -212,11 +212,11 @@ void Orchestrator::finish_all() {
             throw KernelPanic(
                 fmt::format("In FDT node '/subsystems' can't find property '{}': {}", subsystem->name, why));
         }
-        subsystem->private_data = *data;
+        subsystem->private_data() = *data;
     }
     for (Subsystem* subsystem : subsystems_) {
-        if (subsystem->finish) call_infallible(*subsystem, LuoCallback::finish, subsystem->private_data);
-        subsystem->private_data = 0;
+        if (subsystem->finish) call_infallible(*subsystem, LuoCallback::finish, subsystem->private_data());
+        subsystem->private_data() = 0;
     }
 }
 

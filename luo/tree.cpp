@@ -76,7 +76,7 @@ Result<> Tree::write_subsystems(kho::FdtEditor& root, std::span<Subsystem* const
     if (*compatible)
         if (const int code = editor.set_property_text(node, abi::PROP_COMPATIBLE, abi::LUO_SUBSYSTEMS_COMPATIBLE))
             return setup_failed(code);
-    for (const Subsystem* subsystem : subsystems) {
+    for (Subsystem* subsystem : subsystems) {
         const auto room = permitted(subsystem->name);
         if (!room) return setup_failed(-FDT_ERR_NOSPACE);
         if (!*room) continue;
@@ -96,12 +96,13 @@ Result<> Tree::commit(std::span<Subsystem* const> subsystems) {
     INVARIANT(exists());
     kho::FdtEditor editor(kernel_.machine.ram, phys_range(page(), abi::LUO_FDT_SIZE), "luo.subsystems");
     const int node = editor.node_offset(subsystems_path);
-    for (const Subsystem* subsystem : subsystems) {
+    for (Subsystem* subsystem : subsystems) {
         const auto permitted = fdt_write_permitted(kernel_.machine, subsystem->name);
         if (permitted && !*permitted) continue;
         int code = -FDT_ERR_NOSPACE;
         if (permitted)
-            code = node < 0 ? node : editor.set_property_u64_in_place(node, subsystem->name, subsystem->private_data);
+            code =
+                node < 0 ? node : editor.set_property_u64_in_place(node, subsystem->name, subsystem->private_data());
         if (code == 0) continue;
         REACHED("luo.tree.no_property");
         kernel_.log.err("{}Failed to set FDT property for subsystem '{}' {}", edition_.prefix.subsystems,

@@ -26,7 +26,6 @@ unsigned class_of(std::size_t bytes, std::size_t alignment) {
 MachineEntry::Depth MachineEntry::depth;
 
 void MachineEntry::bind(u32* shared_depth) { depth.shared = shared_depth; }
-u32 MachineEntry::shared_depth_value() { return depth.shared ? *depth.shared : depth.local; }
 
 Arena* Arena::create() {
     void* at = mmap(reinterpret_cast<void*>(arena_base), arena_bytes_max, PROT_READ | PROT_WRITE,
@@ -45,13 +44,14 @@ void Arena::destroy(Arena* arena) { munmap(static_cast<void*>(arena), arena_byte
 void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
     const unsigned size_class = class_of(bytes, alignment);
     INVARIANT(size_class < classes);
-    ++blocks_live_;
     if (void* block = free_[size_class]) {
         std::memcpy(&free_[size_class], block, sizeof(void*));
         return block;
     }
     const u64 block_bytes = u64{1} << (size_class + 5);
-    const u64 at = align_up(next_, alignment < 16 ? 16 : alignment);
+    // As aligned as any block of its class may be asked to be: a freed one serves the next request of the class.
+    const u64 at = align_up(next_, std::min<u64>(block_bytes, page_bytes));
+    INVARIANT(alignment <= page_bytes);
     if (at + block_bytes > arena_base + arena_bytes_max)
         throw UserError("kexec-sim: error: the machine's state outgrew its arena");
     next_ = at + block_bytes;
@@ -60,7 +60,6 @@ void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
 
 void Arena::do_deallocate(void* block, std::size_t bytes, std::size_t alignment) {
     const unsigned size_class = class_of(bytes, alignment);
-    --blocks_live_;
     std::memcpy(block, &free_[size_class], sizeof(void*));
     free_[size_class] = block;
 }

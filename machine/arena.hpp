@@ -25,8 +25,6 @@ public:
     static Arena* create();
     static void destroy(Arena* arena);
     u64 bytes_used() const { return next_ - arena_base; }
-    /// Blocks handed out and not given back.
-    u64 blocks_live() const { return blocks_live_; }
 
     template <typename T, typename... Args> T* make(Args&&... args) {
         return new (allocate(sizeof(T), alignof(T))) T(std::forward<Args>(args)...);
@@ -40,7 +38,6 @@ private:
 
     static constexpr unsigned classes = 40;
     u64 next_ = 0;
-    u64 blocks_live_ = 0;
     std::array<void*, classes> free_{};
 };
 
@@ -55,7 +52,6 @@ public:
     static bool inside() { return depth != 0; }
     /// Points into the arena while a machine exists, so that the supervisor can read a dead child's flag.
     static void bind(u32* shared_depth);
-    static u32 shared_depth_value();
     static void reset() { depth = 0; }
 
 private:

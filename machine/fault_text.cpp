@@ -159,30 +159,33 @@ std::string PlannedFault::text() const {
 
 std::expected<PlannedFault, std::string> parse_fault(std::string_view text) {
     PlannedFault fault;
-    const auto equals = text.find('=', text.find(']') == std::string_view::npos ? 0 : text.find(']'));
-    if (equals == std::string_view::npos) return wrong("a fault is POINT[MATCH]#VISIT=ACTION(ARGUMENTS)");
-    std::string_view left = text.substr(0, equals), right = text.substr(equals + 1);
-
-    if (const auto open = left.find('['); open != std::string_view::npos) {
-        const auto close = left.find(']', open);
+    // From the left: POINT, [MATCH], #VISIT, @GENERATION, =ACTION; an argument may hold any of these signs.
+    const std::string_view name = text.substr(0, text.find_first_of("[#@="));
+    std::string_view rest = text.substr(name.size());
+    if (rest.starts_with('[')) {
+        const auto close = rest.find(']');
         if (close == std::string_view::npos) return wrong("'[' without ']'");
-        fault.match = left.substr(open + 1, close - open - 1);
+        fault.match = rest.substr(1, close - 1);
+        rest.remove_prefix(close + 1);
     }
-    const auto after = left.find(']') == std::string_view::npos ? 0 : left.find(']');
-    std::string_view tail = left.substr(after);
-    if (const auto at = tail.find('@'); at != std::string_view::npos) {
-        const auto generation = number(tail.substr(at + 1));
-        if (!generation || *generation > 1000000) return wrong("after '@' comes a generation");
-        fault.generation = static_cast<Generation>(*generation);
-        tail = tail.substr(0, at);
-    }
-    if (const auto hash = tail.find('#'); hash != std::string_view::npos) {
-        const std::string_view count = tail.substr(hash + 1);
-        const auto visit = count == "every" ? std::optional<u64>(0) : number(count);
-        if (!visit || (*visit == 0 && count != "every")) return wrong("after '#' comes a visit, from 1, or 'every'");
+    const auto take_part = [&rest](char sign) -> std::optional<std::string_view> {
+        if (!rest.starts_with(sign)) return std::nullopt;
+        const std::string_view part = rest.substr(1, rest.find_first_of("#@=", 1) - 1);
+        rest.remove_prefix(1 + part.size());
+        return part;
+    };
+    if (const auto count = take_part('#')) {
+        const auto visit = *count == "every" ? std::optional<u64>(0) : number(*count);
+        if (!visit || (*visit == 0 && *count != "every")) return wrong("after '#' comes a visit, from 1, or 'every'");
         fault.visit = *visit;
     }
-    const std::string_view name = left.substr(0, left.find_first_of("[#@"));
+    if (const auto part = take_part('@')) {
+        const auto generation = number(*part);
+        if (!generation || *generation > 1000000) return wrong("after '@' comes a generation");
+        fault.generation = static_cast<Generation>(*generation);
+    }
+    if (!rest.starts_with('=')) return wrong("a fault is POINT[MATCH]#VISIT=ACTION(ARGUMENTS)");
+    const std::string_view right = rest.substr(1);
     const auto point = fault_point_by_name(name);
     if (!point) return wrong(fmt::format("unknown fault point '{}'", name));
     fault.point = *point;

@@ -54,6 +54,7 @@ void read_raw(const std::string& path, const std::function<void(u64, std::span<c
     const InputFile file(path);
     const off_t bytes = static_cast<off_t>(file.bytes());
     std::vector<std::byte> buffer(block_bytes);
+    errno = 0;
     for (off_t at = lseek(file.fd(), 0, SEEK_DATA); at >= 0 && at < bytes; at = lseek(file.fd(), at, SEEK_DATA)) {
         at = static_cast<off_t>(align_down(static_cast<u64>(at), page_bytes));
         const ssize_t count = pread(file.fd(), buffer.data(), buffer.size(), at);
@@ -62,6 +63,7 @@ void read_raw(const std::string& path, const std::function<void(u64, std::span<c
         block(static_cast<u64>(at), std::span(buffer).first(static_cast<std::size_t>(count)));
         at += static_cast<off_t>(align_up(static_cast<u64>(count), page_bytes));
     }
+    if (errno != ENXIO && errno != 0) refuse(path, std::strerror(errno));
 }
 
 void read_compressed(const std::string& path, const std::function<void(u64, std::span<const std::byte>)>& block) {
@@ -93,12 +95,25 @@ void read_compressed(const std::string& path, const std::function<void(u64, std:
 
 u64 image_file_bytes(const std::string& path) {
     if (!compressed(path)) return InputFile(path).bytes();
-    std::vector<std::byte> head(64);
+    // The frames say how much they hold; if one does not, all is unpacked to find out.
     const InputFile file(path);
-    const std::size_t count = file.read_some(head);
-    const unsigned long long stated = ZSTD_getFrameContentSize(head.data(), count);
-    if (stated == ZSTD_CONTENTSIZE_ERROR) refuse(path, "not zstd");
-    if (stated != ZSTD_CONTENTSIZE_UNKNOWN) return stated;
+    std::vector<std::byte> packed(file.bytes());
+    for (std::size_t have = 0; have < packed.size();) {
+        const std::size_t count = file.read_some(std::span(packed).subspan(have));
+        if (count == 0) break;
+        have += count;
+    }
+    u64 stated = 0;
+    std::span<const std::byte> rest = packed;
+    while (!rest.empty()) {
+        const unsigned long long content = ZSTD_getFrameContentSize(rest.data(), rest.size());
+        const std::size_t frame = ZSTD_findFrameCompressedSize(rest.data(), rest.size());
+        if (content == ZSTD_CONTENTSIZE_ERROR) refuse(path, "not zstd");
+        if (content == ZSTD_CONTENTSIZE_UNKNOWN || ZSTD_isError(frame)) break;
+        stated += content;
+        rest = rest.subspan(frame);
+    }
+    if (rest.empty() && !packed.empty()) return stated;
     u64 bytes = 0;
     read_compressed(path, [&](u64 offset, std::span<const std::byte> block) { bytes = offset + block.size(); });
     return bytes;

@@ -250,6 +250,20 @@ void PhysicalMemory::lose_content() {
         clear_marks(pfn_range(pfn, 1));
 }
 
+void PhysicalMemory::note_host_stores() {
+    const off_t end = static_cast<off_t>(bytes_max_);
+    for (off_t at = lseek(fd_, 0, SEEK_DATA); at >= 0 && at < end; at = lseek(fd_, at, SEEK_DATA)) {
+        const off_t hole = std::min(lseek(fd_, at, SEEK_HOLE), end);
+        for (const PhysRange& range : ranges_) {
+            const PfnRange part{
+                Pfn{std::max<u64>(static_cast<u64>(at), range.begin.raw) >> page_shift},
+                Pfn{std::min<u64>(align_up(static_cast<u64>(hole), page_bytes), range.end.raw) >> page_shift}};
+            if (part.begin < part.end) mark_range(part);
+        }
+        at = hole;
+    }
+}
+
 void PhysicalMemory::load_image(const std::string& path) {
     std::vector<std::byte> page(page_bytes);
     read_image(path, [&](u64 offset, std::span<const std::byte> block) {

@@ -83,6 +83,9 @@ public:
         return written(pfn) ? at(pfn.phys()) : zero_page;
     }
 
+    /// Marks as written whatever the host's file holds: stores through a pointer that nobody saw.
+    void note_host_stores();
+
     bool written(Pfn pfn) const { return (bitmap_[pfn.raw >> 6] >> (pfn.raw & 63)) & 1; }
     /// First written frame at or after `from` and below `end`; `end` if there is none.
     Pfn next_written(Pfn from, Pfn end) const;

@@ -137,15 +137,4 @@ std::vector<Finding> Referee::findings() const {
 
 Referee::Counters Referee::counters() const { return books_->counters; }
 
-std::vector<KernelEnd> Referee::ends() const {
-    // A kernel that nobody saw end is the one that runs; one before the first that was seen wrote the image.
-    std::vector<KernelEnd> result;
-    if (!books_->last_generation) return result;
-    result.assign(*books_->last_generation + 1, KernelEnd::kexec);
-    result.back() = KernelEnd::scenario;
-    for (const auto& [generation, end] : books_->ends)
-        if (generation < result.size()) result[generation] = end;
-    return result;
-}
-
 }  // namespace kexec_sim

@@ -81,8 +81,7 @@ struct KernelTraits {
     enum class PromiseAt : u8 { finalize, prepare, call };
     std::string_view edition;  // "linux-6.16", "luo-v3", …
     PromiseAt promise_at = PromiseAt::finalize;
-    bool has_luo = false;           // an orchestrator exists and is on
-    bool restores_blindly = false;  // K16 and luo-*: restoring what was not preserved goes unnoticed
+    bool has_luo = false;  // an orchestrator exists and is on
     bool strict = false;
 };
 
@@ -226,8 +225,6 @@ public:
     /// The promises open at the jump, as text of one line each, for a boot-params file; and back.
     std::string save_promises() const;
     void load_promises(std::string_view text);
-    /// Of each generation: how it ended, for the JSON result.
-    std::vector<KernelEnd> ends() const;
 
 private:
     struct Books;

@@ -12,6 +12,7 @@
 // it has.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <fmt/format.h>
@@ -57,6 +58,23 @@ struct FrameList {
         count += frames.pages();
     }
     bool empty() const { return count == 0; }
+    /// Those of `others` that are not in here already, as far as the first sixteen of each tell.
+    void merge(const FrameList& others) {
+        const u64 known = std::min<u64>(count, first.size()),
+                  theirs = std::min<u64>(others.count, others.first.size());
+        u64 fresh = 0;
+        for (u64 i = 0; i < theirs; ++i) {
+            const u64 frame = others.first[i];
+            if (std::find(first.begin(), first.begin() + static_cast<i64>(known), frame) !=
+                first.begin() + static_cast<i64>(known))
+                continue;
+            if (count + fresh < first.size()) first[count + fresh] = frame;
+            ++fresh;
+        }
+        // Longer lists are taken for the same run of frames where they begin alike.
+        const u64 rest = others.count - theirs;
+        count = std::max(count + fresh + (fresh == theirs ? rest : 0), others.count);
+    }
 };
 
 /// Who a source is: decides how its promise can end.
@@ -173,6 +191,7 @@ struct LuoBook {
     u64 next_token = 0;
     bool rolling_back_allowed = false;  // a prepare or freeze pass has begun in this request
     std::optional<std::size_t> failed_index;
+    NameId last_called = no_name, failed_name = no_name;  // whose the two indexes were; they may have left since
     LuoCallback failed_in = LuoCallback::prepare;
     NameId running = no_name;  // subsystem whose callback runs
     LuoCallback running_in = LuoCallback::boot;

@@ -40,6 +40,10 @@ void RefereeBooks::flush_run() {
 }
 
 Origin RefereeBooks::origin_of(std::string_view who) const {
+    // First who runs: a subsystem may be called as it likes, also like one of us.
+    const LuoBook& luo = kernel->luo;
+    if (luo.running != no_name && names.text(luo.running) == who && who != "file-descriptors")
+        return Origin::subsystem;
     if (who == "kho") return Origin::kho;
     if (who == "luo" || who == "LUO" || who == "file-descriptors") return Origin::luo;
     if (who.starts_with("reserve_mem") || who == "memblock") return Origin::reserve_mem;
@@ -57,7 +61,7 @@ u32 RefereeBooks::source_for(std::string_view who) {
     const bool has_token = luo.file_running && origin == Origin::handler;
     const NameId name = names.id(who);
     const auto same = [&](const Source& source) {
-        return source.intent && source.who == name && source.has_token == has_token &&
+        return source.intent && source.who == name && source.origin == origin && source.has_token == has_token &&
                (!has_token || source.token == luo.file_token);
     };
     if (last_source < kernel->sources.size() && same(kernel->sources[last_source])) return last_source;

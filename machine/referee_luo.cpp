@@ -103,6 +103,10 @@ void RefereeBooks::request_ended(LuoEvent event, const Result<>& result) {
         if (is != was)
             report(InvariantId::luo_legal, "LUO", {}, "{} was asked for in state {}; the state is now {}",
                    event_name(event), luo_state_name(was), luo_state_name(is));
+        if (result && event != LuoEvent::freeze)
+            report(InvariantId::luo_legal, "LUO", {},
+                   "{} was asked for in state {}; the caller was told that it succeeded", event_name(event),
+                   luo_state_name(was));
         return;
     }
     if (result && is != leads_to(event))
@@ -143,6 +147,8 @@ void RefereeBooks::judge_completeness(LuoEvent event) {
     }
     if (event == LuoEvent::finish) return;  // files: judge_finish
     for (const auto& [token, file] : kernel->files) {
+        // A file that its own event cancelled is not frozen with the others.
+        if (event == LuoEvent::freeze && !file.prepared && !file.frozen) continue;
         const bool called = event == LuoEvent::prepare ? file.prepared : file.frozen;
         if (called || lacks(file.compatible, callback)) continue;
         report(InvariantId::luo_legal, text("file {:#x}", token), {}, "{} succeeded; the {} callback of {} never ran",
@@ -260,13 +266,14 @@ void RefereeBooks::check_order(NameId name, LuoCallback callback) {
     if (index < luo.next_index)
         report(InvariantId::luo_legal, text("subsystem {}", names.text(name)), {},
                "the {} callback of subsystem {} runs after that of {}; it was registered before it",
-               luo_callback_name(callback), names.text(name), names.text(luo.subsystems[luo.next_index - 1].name));
+               luo_callback_name(callback), names.text(name), names.text(luo.last_called));
     luo.next_index = index + 1;
+    luo.last_called = name;
     const bool repaired = kernel->strict && luo.failed_in == LuoCallback::freeze;
     if (callback == LuoCallback::cancel && luo.failed_index && index >= *luo.failed_index && !repaired)
         report(InvariantId::luo_legal, text("subsystem {}", names.text(name)), {},
                "subsystem {} is cancelled; {} failed in {} and only those before it are", names.text(name),
-               names.text(luo.subsystems[*luo.failed_index].name), luo_callback_name(luo.failed_in));
+               names.text(luo.failed_name), luo_callback_name(luo.failed_in));
 }
 
 void RefereeBooks::subsystem_begins(NameId name, LuoCallback callback) {
@@ -295,6 +302,7 @@ void RefereeBooks::subsystem_ends(NameId name, LuoCallback callback, const Resul
         if (subsystem.name != name) continue;
         if (!result && (callback == LuoCallback::prepare || callback == LuoCallback::freeze)) {
             luo.failed_index = index;
+            luo.failed_name = name;
             luo.failed_in = callback;
         }
         subsystem.called |= static_cast<u8>(1U << static_cast<unsigned>(callback));

@@ -77,11 +77,7 @@ void RefereeBooks::add_finding(InvariantId id, std::string_view resource, const 
     for (Entry& entry : findings) {
         if (entry.invariant != id || entry.generation != generation || entry.resource != resource) continue;
         // The same judgement once more says nothing new; other frames belong to the same finding.
-        if (entry.frames.count == frames.count && entry.frames.first == frames.first) return;
-        for (u64 i = 0; i < std::min<u64>(frames.count, frames.first.size()); ++i)
-            if (entry.frames.count + i < entry.frames.first.size())
-                entry.frames.first[entry.frames.count + i] = frames.first[i];
-        entry.frames.count += frames.count;
+        entry.frames.merge(frames);
         return;
     }
     const bool by_fault = corrupted_before || faults.corrupting_fired();

@@ -1,5 +1,6 @@
 #include "sim/boot_params_file.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <fmt/format.h>
 #include <fstream>
@@ -7,6 +8,7 @@
 
 #include "machine/memory_image.hpp"
 #include "sim/host_file.hpp"
+#include "sim/values.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -16,20 +18,26 @@ using json = nlohmann::ordered_json;
 constexpr std::array<const char*, 5> counter_names = {"kho.map_pages", "kho.preserved_folios", "kho.preserved_bytes",
                                                       "kho.overhead_pages", "luo.files"};
 
+constexpr const char* format_name = "kexec-sim/boot-params-1";
+constexpr u64 nodes_max = 1024, generations_max = 1'000'000;
+
 std::string hex(u64 value) { return fmt::format("{:#x}", value); }
 
 /// A number, or a string of one in hex or decimal.
-u64 number(const json& value) {
-    if (value.is_number_unsigned()) return value.get<u64>();
-    const std::string text = value.get<std::string>();
-    std::size_t used = 0;
-    const u64 result = std::stoull(text, &used, 0);
-    if (used != text.size()) throw std::invalid_argument(text);
-    return result;
+u64 number(const json& value, u64 max = ~u64{0}) {
+    std::optional<u64> result;
+    if (value.is_number_unsigned()) result = value.get<u64>();
+    if (value.is_string()) result = parse_u64(value.get<std::string>());
+    if (!result) throw std::invalid_argument(fmt::format("{} is no number of hex or decimal digits", value.dump()));
+    if (*result > max) throw std::invalid_argument(fmt::format("{} is more than {}", value.dump(), max));
+    return *result;
 }
 
+constexpr std::array<std::string_view, 6> kind_names = {"none",    "folio",       "pages",
+                                                        "vmalloc", "reserve_mem", "subtree"};
+
 json bench_json(const BenchObject& object) {
-    return {{"kind", static_cast<u32>(object.kind)},
+    return {{"kind", kind_names.at(static_cast<std::size_t>(object.kind))},
             {"phys", hex(object.phys)},
             {"count", object.count},
             {"order", object.order},
@@ -45,9 +53,10 @@ json bench_json(const BenchObject& object) {
 
 BenchObject bench_object(const json& value) {
     BenchObject object;
-    const u64 kind = number(value.at("kind"));
-    if (kind > static_cast<u64>(BenchObject::Kind::subtree)) throw std::invalid_argument("kind");
-    object.kind = static_cast<BenchObject::Kind>(kind);
+    const auto kind = std::ranges::find(kind_names, value.at("kind").get<std::string>());
+    if (kind == kind_names.end())
+        throw std::invalid_argument(fmt::format("'kind' {} of a bench object is none", value.at("kind").dump()));
+    object.kind = static_cast<BenchObject::Kind>(kind - kind_names.begin());
     object.phys = number(value.at("phys"));
     object.count = number(value.at("count"));
     object.order = static_cast<u8>(number(value.at("order")));
@@ -79,6 +88,31 @@ std::vector<std::byte> payload_of(const json& entry) {
     return payload;
 }
 
+/// What the machine is made of must make sense before it is made.
+void check_layout(const BootParamsFile& file, const std::string& image) {
+    const auto wrong = [](std::string text) { throw std::invalid_argument(std::move(text)); };
+    PhysAddr end{};
+    if (file.memory_map.size() > memory_map_entries_max)
+        wrong(
+            fmt::format("'memory_map' has {} entries, more than {}", file.memory_map.size(), memory_map_entries_max));
+    for (const MemoryMapEntry& entry : file.memory_map) {
+        if (entry.range.begin >= entry.range.end || entry.range.begin < end)
+            wrong(fmt::format("'memory_map' is not ascending at {:#x}", entry.range.begin.raw));
+        end = entry.range.end;
+        if (entry.type == MemoryType::ram && end.raw > file.image_bytes)
+            wrong(fmt::format("its memory map reaches {:#x}, but {} holds {:#x} bytes only", end.raw, image,
+                              file.image_bytes));
+        if (end.raw > ram_bytes_max + GiB)
+            wrong(fmt::format("'memory_map' reaches {:#x}, beyond any machine", end.raw));
+    }
+    if (file.node_count == 0) wrong("'node_count' is 0");
+    for (const NodeRange& node : file.nodes)
+        if (node.nid.raw < 0 || static_cast<unsigned>(node.nid.raw) >= file.node_count ||
+            node.range.begin >= node.range.end)
+            wrong(fmt::format("'nodes' has an entry of node {}, which is none of {} nodes, or is empty", node.nid.raw,
+                              file.node_count));
+}
+
 void read_ranges(const json& root, BootParamsFile& file) {
     if (root.contains("memory_map"))
         for (const json& entry : root.at("memory_map"))
@@ -87,7 +121,7 @@ void read_ranges(const json& root, BootParamsFile& file) {
                  entry.at("type").get<std::string>() == "ram" ? MemoryType::ram : MemoryType::reserved});
     if (root.contains("nodes"))
         for (const json& entry : root.at("nodes"))
-            file.nodes.push_back({Nid{static_cast<i32>(number(entry.at("node")))},
+            file.nodes.push_back({Nid{static_cast<i32>(number(entry.at("node"), nodes_max))},
                                   {PhysAddr{number(entry.at("begin"))}, PhysAddr{number(entry.at("end"))}}});
     if (root.contains("scratch"))
         for (const json& entry : root.at("scratch"))
@@ -98,9 +132,11 @@ void read_ranges(const json& root, BootParamsFile& file) {
 }
 
 void read_instruments(const json& root, BootParamsFile& file) {
-    if (root.contains("node_count")) file.node_count = static_cast<unsigned>(number(root.at("node_count")));
-    if (root.contains("generation")) file.generation = static_cast<Generation>(number(root.at("generation")));
-    if (root.contains("clock")) file.clock_ns = number(root.at("clock"));
+    if (root.contains("node_count"))
+        file.node_count = static_cast<unsigned>(number(root.at("node_count"), nodes_max));
+    if (root.contains("generation"))
+        file.generation = static_cast<Generation>(number(root.at("generation"), generations_max));
+    if (root.contains("clock")) file.clock_ns = number(root.at("clock"), VirtualClock::time_max_ns);
     if (root.contains("blackout_start") && !root.at("blackout_start").is_null())
         file.blackout_start_ns = number(root.at("blackout_start"));
     if (root.contains("bench"))
@@ -137,14 +173,16 @@ BootParamsFile read_boot_params_file(const std::filesystem::path& path, const st
     file.image_bytes = image_file_bytes(image.string());
     const json root = load_json(path);
     try {
+        if (!root.is_object() || !root.contains("setup_data"))
+            throw std::invalid_argument("an object with 'setup_data' is needed");
+        if (root.contains("format") && root.at("format") != format_name)
+            throw std::invalid_argument(fmt::format("format {} is not known; this program reads \"{}\"",
+                                                    root.at("format").dump(), format_name));
         if (root.contains("setup_data") && !root.at("setup_data").is_null())
             file.kho_payload = payload_of(root.at("setup_data"));
         read_ranges(root, file);
         read_instruments(root, file);
-        for (const MemoryMapEntry& entry : file.memory_map)
-            if (entry.type == MemoryType::ram && entry.range.end.raw > file.image_bytes)
-                throw std::invalid_argument(fmt::format("its memory map reaches {:#x}, but {} holds {:#x} bytes only",
-                                                        entry.range.end.raw, image.string(), file.image_bytes));
+        check_layout(file, image.string());
     } catch (const json::exception& problem) {
         // Behind the library's own number: "key 'addr' not found".
         const std::string_view what = problem.what();
@@ -160,7 +198,7 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
     const PhysRange page = phys_range(PhysAddr{state.boot_params_begin}, state.boot_params_bytes);
     const BootParams params = read_boot_params(machine.ram, page);
     json root;
-    root["format"] = "kexec-sim/boot-params-1";
+    root["format"] = format_name;
     root["setup_data"] = setup_data_json(state, params);
     json scratch = json::array();
     if (const json& entry = root["setup_data"]; !entry.is_null()) {
@@ -204,19 +242,25 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
 }
 
 BootParams boot_params_of(const BootParamsFile& file, Machine& machine, const KexecRequest& request) {
-    if (!file.boot_page.empty()) return read_boot_params(machine.ram, file.boot_page);
+    if (!file.boot_page.empty()) {
+        BootParams params = read_boot_params(machine.ram, file.boot_page);
+        if (params.memory_map.empty())
+            throw UserError(fmt::format(
+                "kexec-sim: error: the memory image holds no boot parameters at {:#x}, where 'boot_page' has them",
+                file.boot_page.begin.raw));
+        return params;
+    }
     // A handover that some other loader prepared: the image goes where that loader had to put it, into scratch.
     BootParams params = firmware_boot(machine, request);
     if (file.kho_payload) params.setup_data.push_back({SETUP_KEXEC_KHO, *file.kho_payload});
     return params;
 }
 
-std::set<std::string> bench_names_of(const std::filesystem::path& path) {
+std::set<std::string> bench_names_of(const std::filesystem::path& path, const std::filesystem::path& image) {
     std::set<std::string> names;
-    const json root = load_json(path);
-    for (const char* member : {"bench", "marks"})
-        if (root.contains(member) && root.at(member).is_object())
-            for (const auto& [name, value] : root.at(member).items()) names.insert(name);
+    const BootParamsFile file = read_boot_params_file(path, image);
+    for (const auto& [name, object] : file.bench) names.insert(name);
+    for (const auto& [name, frames] : file.marks) names.insert(name);
     return names;
 }
 

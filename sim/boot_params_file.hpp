@@ -47,6 +47,6 @@ void write_boot_params_file(const std::string& path, const Machine& machine, con
 /// image placed as a loader would.
 BootParams boot_params_of(const BootParamsFile& file, Machine& machine, const KexecRequest& request);
 /// The names of the bench objects and marks, for the scenario's check of names.
-std::set<std::string> bench_names_of(const std::filesystem::path& path);
+std::set<std::string> bench_names_of(const std::filesystem::path& path, const std::filesystem::path& image);
 
 }  // namespace kexec_sim::sim

@@ -121,20 +121,50 @@ void check_distinct(const RunCommand& command, const std::vector<Scenario>& scen
     }
 }
 
-void check_writable(const RunCommand& command) {
+/// Files and folders that did not exist before: removed again if what follows is refused.
+class Fresh {
+public:
+    Fresh() = default;
+    ~Fresh() {
+        std::error_code none;
+        for (const auto& path : made_) std::filesystem::remove(path, none);
+    }
+    Fresh(const Fresh&) = delete;
+    Fresh& operator=(const Fresh&) = delete;
+
+    std::unique_ptr<Output> open(const std::string& path) {
+        note(path);
+        return std::make_unique<Output>(path);
+    }
+    void note(const std::string& path) {
+        std::error_code none;
+        if (path != "-" && !std::filesystem::exists(path, none)) made_.push_back(path);
+    }
+    void keep() { made_.clear(); }
+
+private:
+    std::vector<std::filesystem::path> made_;
+};
+
+void check_writable(const RunCommand& command, Fresh& fresh) {
     if (!command.boot_params_file.empty()) {
         std::error_code none;
-        const bool fresh = !std::filesystem::exists(command.boot_params_file, none);
+        const bool was_there = std::filesystem::exists(command.boot_params_file, none);
         Output(command.boot_params_file).is_terminal();
-        if (fresh) std::filesystem::remove(command.boot_params_file, none);  // a run that does not stop leaves none
+        if (!was_there)
+            std::filesystem::remove(command.boot_params_file, none);  // a run that does not stop leaves none
     }
     if (command.dump_fdt_dir.empty()) return;
+    fresh.note(command.dump_fdt_dir);
     std::error_code error;
     std::filesystem::create_directories(command.dump_fdt_dir, error);
     if (error || access(command.dump_fdt_dir.c_str(), W_OK) != 0)
         throw UserError(fmt::format("kexec-sim: error: cannot write into {}: {}", command.dump_fdt_dir,
                                     error ? error.message() : std::strerror(errno)));
 }
+
+/// A result on standard output wants it for itself.
+bool console_moves(const RunCommand& command) { return command.json_file == "-" || command.trace_file == "-"; }
 
 class RunSession {
 public:
@@ -143,18 +173,20 @@ public:
           program_(program),
           scenarios_(load_all(command)),
           modules_(module_files(command)),
-          console_(command.json_file == "-" ? STDERR_FILENO : STDOUT_FILENO,
-                   command.json_file == "-" ? "standard error" : "standard output"),
+          console_(console_moves(command) ? STDERR_FILENO : STDOUT_FILENO,
+                   console_moves(command) ? "standard error" : "standard output"),
           color_(wants_color(command.view.no_color, console_.is_terminal())),
           series_([this](std::string_view text) { console_.write(text); },
                   {color_, command.view.quiet, command.view.verbose}) {
         check_distinct(command, scenarios_);
-        check_writable(command);
-        if (!command.json_file.empty()) json_ = std::make_unique<Output>(command.json_file);
+        Fresh fresh;
+        check_writable(command, fresh);
+        if (!command.json_file.empty()) json_ = fresh.open(command.json_file);
         if (!command.trace_file.empty()) {
-            trace_file_ = std::make_unique<Output>(command.trace_file);
+            trace_file_ = fresh.open(command.trace_file);
             trace_ = std::make_unique<TraceFileWriter>(*trace_file_);
         }
+        fresh.keep();
     }
 
     int run() {

@@ -1,7 +1,6 @@
 #include "sim/file_copy.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace kexec_sim::sim {
 
@@ -27,7 +26,7 @@ void FileCopy::punched(u64 offset, u64 length) {
 }
 
 void FileCopy::bytes(u64 offset, std::span<std::byte> into) const {
-    std::memset(into.data(), 0, into.size());
+    std::ranges::fill(into, std::byte{0});
     for (const Content& write : writes_) {
         const u64 begin = std::max(offset, write.offset);
         const u64 end = std::min(offset + into.size(), write.offset + write.length);

@@ -89,6 +89,23 @@ private:
         return reading;
     }
 
+    /// Nothing in a map says how long its bitmaps are. Those of a page begin at pages and at what a page of bits covers, and have bits
+    /// behind their first 512 bytes, where short ones would have other bitmaps of the list or nothing.
+    bool only_large_fits(const kho::MapDirectory& directory) const {
+        constexpr u64 small_bytes = 512;
+        for (const kho::MapElement& element : directory.elements) {
+            if (!element.bitmap.page_aligned()) return false;
+            if (element.phys_start.raw % (page_bytes * 8 * element.order.bytes()) != 0) return false;
+        }
+        for (const kho::MapElement& element : directory.elements) {
+            if (!ram_.contains(element.bitmap, page_bytes)) return false;
+            const auto content = ram_.read_vector(element.bitmap, page_bytes);
+            const auto behind = content.begin() + static_cast<i64>(small_bytes);
+            if (std::any_of(behind, content.end(), [](std::byte byte) { return byte != std::byte{0}; })) return true;
+        }
+        return false;
+    }
+
     void decode_map(const FdtReader& root) {
         const auto first = root.property_u64(FdtReader::root, "preserved-memory-map");
         if (!first) {
@@ -99,7 +116,8 @@ private:
         if (*first == 0) return;
         Reading small = read_map(kho::edition_for_profile("luo-v3"), PhysAddr{*first});
         Reading large = read_map(kho::edition_for_profile("linux-6.18"), PhysAddr{*first});
-        const bool use_large = (large.holds_root && !small.holds_root) || (small.damage && !large.damage);
+        const bool use_large = (large.holds_root && !small.holds_root) || (small.damage && !large.damage) ||
+                               (!large.damage && only_large_fits(large.directory));
         Reading& chosen = use_large ? large : small;
         out_.bitmap_bytes = use_large ? 4096 : 512;
         if (chosen.damage) problem(fmt::format("{:#x}: map: {}", chosen.damage->at.raw, chosen.damage->what));

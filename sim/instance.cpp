@@ -70,7 +70,6 @@ void KernelInstance::boot() {
     traits.edition = kernel.config.profile;
     traits.has_luo = luo != nullptr;
     traits.promise_at = luo ? KernelTraits::PromiseAt::prepare : KernelTraits::PromiseAt::finalize;
-    traits.restores_blindly = !kho_edition.page_magic;
     traits.strict = kernel.config.strict_defects;
     machine.referee.kernel_boots(machine.generation, traits);
     kernel.boot();

@@ -8,16 +8,24 @@ namespace {
 // A signal handler can reach nothing but a global.
 volatile std::sig_atomic_t arrived = 0;
 
-void note_signal(int number) { arrived = number; }
+volatile std::sig_atomic_t count = 0;
+
+void note_signal(int number) {
+    arrived = number;
+    count = count + 1;
+    if (count < 3) return;
+    std::signal(number, SIG_DFL);
+    std::raise(number);
+}
 
 }  // namespace
 
 void watch_for_interrupts() {
     arrived = 0;
+    count = 0;
     struct sigaction action {};
     action.sa_handler = note_signal;
-    // The next one finds the default action. No SA_RESTART: a wait for input ends.
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    // No SA_RESTART: a wait for input ends.
     sigaction(SIGINT, &action, nullptr);
     sigaction(SIGTERM, &action, nullptr);
 }

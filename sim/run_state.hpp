@@ -94,6 +94,7 @@ struct RunState {
     /// Where a fatal signal hit the kernel process (written by its signal handler).
     u64 fault_address = 0;
     int fault_signal = 0;
+    bool no_room = false;  // SIGBUS in RAM: the host could not back it
 
     BenchObject* find_bench(std::string_view name) {
         const auto at = bench.find(name);

@@ -55,13 +55,18 @@ bool run_program(Supervisor& supervisor, std::span<const Step> steps, std::span<
 
 RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     EpilogueGate gate;
+    std::string broken_without;
     if (!options.faults.empty()) {
         // What a run without the unplanned faults does, to see where this one leaves it.
         RunOptions plain;
         plain.isolation = options.isolation;
         plain.modules = options.modules;
         plain.max_time_ns = options.max_time_ns;
-        gate.set_baseline(run_scenario(scenario, plain));
+        plain.interrupted = options.interrupted;
+        RunResult baseline = run_scenario(scenario, plain);
+        if (baseline.interrupted) return baseline;
+        if (!baseline.passed) broken_without = baseline.failures.front();
+        gate.set_baseline(std::move(baseline));
     }
     std::optional<BootParamsFile> file;
     if (scenario.machine.from_handover())
@@ -85,6 +90,10 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
         }
     Supervisor supervisor(*machine, own, options);
     supervisor.begin();
+    if (!broken_without.empty()) {
+        supervisor.refuse("without the faults of the command line the scenario fails already: " + broken_without);
+        return supervisor.finish(true);
+    }
     if (file) {
         machine->ram.load_image(scenario.machine.image.string());
         supervisor.power_on_from(*file);

@@ -174,8 +174,14 @@ private:
             if (step.id == StepId::kexec_load && step.has("cmdline"))
                 bind_reserve_mem(step.get_text("cmdline"), names_);
         std::set<std::string> given = options_.extra_names;
-        if (scenario_.machine.from_handover() && options_.bench_names)
-            given.merge(options_.bench_names(scenario_.machine.boot_params));
+        if (scenario_.machine.from_handover() && options_.bench_names) {
+            try {
+                given.merge(options_.bench_names(scenario_.machine.boot_params, scenario_.machine.image));
+            } catch (const UserError& error) {
+                const std::string_view text = error.what(), prefix = "kexec-sim: error: ";
+                file_.error(scenario_.machine.pos, text.substr(text.starts_with(prefix) ? prefix.size() : 0));
+            }
+        }
         for (const std::string& name : given) {
             names_.bind(NameKind::bench, name);
             names_.bind(NameKind::mark, name);

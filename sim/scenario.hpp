@@ -165,7 +165,8 @@ struct LoadOptions {
     /// Whether modules must be there and look like modules; tests of the parser have none.
     bool check_files = false;
     /// Asked for a machine that starts from a handover: the bench objects that its boot-params file names.
-    std::function<std::set<std::string>(const std::filesystem::path& boot_params)> bench_names;
+    std::function<std::set<std::string>(const std::filesystem::path& boot_params, const std::filesystem::path& image)>
+        bench_names;
 };
 
 /// Throws UserError: FILE:LINE:COL: error: …

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "kernel-model/boot_params.hpp"
 #include "sim/scenario_parts.hpp"
 
 namespace kexec_sim::sim {
@@ -95,6 +96,8 @@ KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
     if (const Node* value = node.find("cmdline")) {
         kernel.cmdline = scalars.text(*value, "cmdline");
         if (kernel.cmdline.find('\n') != std::string::npos) scalars.error(value->pos, "'cmdline' is one line");
+        if (kernel.cmdline.size() > cmdline_bytes_max)
+            scalars.error(value->pos, fmt::format("'cmdline' has at most {} bytes", cmdline_bytes_max));
     }
     if (const Node* value = node.find("image")) parse_image(*value, kernel, scalars);
     if (const Node* value = node.find("defects")) {

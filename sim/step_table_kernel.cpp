@@ -82,7 +82,7 @@ void add_kho_objects(std::vector<StepSpec>& steps) {
         .description = "Allocates a run of pages and preserves it.",
         .fields = {binds("name", NameKind::bench, "the name of the run"),
                    required("count", Type::number, "how many pages"),
-                   optional("at", Type::pfn, "first page frame; by default the allocator's choice"),
+                   optional("at", Type::pfn, "first page frame, EBUSY if any of them is in use; by default the allocator's choice"),
                    optional("fill", Type::fill, "content; by default as the memory is")}});
     steps.push_back({.id = StepId::kho_preserve_phys, .name = "kho.preserve_phys", .group = group, .form = Form::map,
         .description = "Preserves part of a folio's memory by physical address, in bytes (6.16, luo-*); EINVAL unless both are whole pages.",

@@ -210,6 +210,9 @@ StepResult preserve_pages(KernelInstance& instance, const Step& step) {
     if (const auto at = step.find_u64("at")) {
         object.phys = Pfn{*at}.phys().raw;
         if (!instance.machine.ram.contains(PhysAddr{object.phys}, object.bytes)) return Errno::einval;
+        for (Pfn pfn = frames_of(object).begin; pfn < frames_of(object).end; pfn = pfn + 1)
+            if (instance.kernel.pages.block(pfn).meta.state != PageState::free) return Errno::ebusy;
+        instance.kernel.pages.adopt_pages(frames_of(object), "bench.pages", FrameClass::bench);
     } else {
         const Order order = order_for_bytes(object.bytes);
         if (order.raw > max_page_order) return Errno::enomem;
@@ -225,7 +228,9 @@ StepResult preserve_pages(KernelInstance& instance, const Step& step) {
     object.preserved = result.has_value();
     if (result) {
         instance.state.bind_bench(step.get_name("name"), object);
-    } else if (!step.has("at")) {
+    } else if (step.has("at")) {
+        instance.kernel.pages.free_pages(frames_of(object));
+    } else {
         instance.kernel.pages.free_folio(folio_of(object));
     }
     return result;

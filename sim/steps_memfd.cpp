@@ -116,25 +116,30 @@ StepResult write(ShmemFile& file, FileCopy* copy, const Step& step) {
 StepResult verify(const ShmemFile& file, const Step& step) {
     const Content content = content_of(step, file.size());
     const bool compares = step.has("fill") || step.has("text");
+    if (compares && content.length == 0 && !step.has("length"))
+        return StepResult::mismatch(fmt::format("there is nothing to compare: the file has {} bytes, from {:#x} on",
+                                                file.size(), content.offset));
+    const auto expected = step.find_u64("written");
     std::vector<std::byte> found(std::min(chunk_bytes, content.length)), wanted(found.size());
-    for (u64 done = 0; done < content.length;) {
+    u64 done = 0;
+    while (done < content.length) {
         const u64 count = std::min(chunk_bytes, content.length - done);
         const auto got = file.read(content.offset + done, std::span(found).first(count));
         if (!got) return got.error();
-        if (!compares) {
-            done += count;
-            continue;
-        }
         content.bytes(done, std::span(wanted).first(count));
-        if (*got < count)
-            return StepResult::mismatch(fmt::format("the file ends at {:#x}, expected bytes up to {:#x}",
-                                                    content.offset + done + *got, content.offset + content.length));
-        for (u64 i = 0; std::memcmp(found.data(), wanted.data(), count) != 0 && i < count; ++i)
+        const bool differs = compares && std::memcmp(found.data(), wanted.data(), *got) != 0;
+        for (u64 i = 0; differs && i < *got; ++i)
             if (found[i] != wanted[i])
                 return StepResult::mismatch(difference_text(content.offset + done + i, static_cast<u8>(found[i]),
                                                             static_cast<u8>(wanted[i])));
-        done += count;
+        done += *got;
+        if (*got < count) break;
     }
+    if (expected && done != *expected)
+        return StepResult::mismatch(fmt::format("{} of {} bytes read, expected {}", done, content.length, *expected));
+    if (!expected && done < content.length)
+        return StepResult::mismatch(fmt::format("the file ends at {:#x}, expected bytes up to {:#x}",
+                                                content.offset + done, content.offset + content.length));
     return {};
 }
 

@@ -64,10 +64,21 @@ void Supervisor::begin() {
     drain();
 }
 
+bool Supervisor::poll_interrupt() {
+    if (options_.interrupted && options_.interrupted()) result_.interrupted = ended_ = true;
+    return result_.interrupted;
+}
+
+void Supervisor::refuse(const std::string& why) {
+    refused_ = true;
+    fail(why);
+    drain();
+}
+
 void Supervisor::first_kernel_ended(const Outcome& outcome) {
     // Under a fault that the scenario did not plan, a kernel may die as it boots.
     const bool by_fault = !options_.faults.empty() && machine_.faults.any_fired();
-    if (outcome.text != "ok" && !by_fault)
+    if (!poll_interrupt() && outcome.text != "ok" && !by_fault)
         fail(fmt::format("the first kernel did not reach user space: {}", outcome.detail));
     drain();
 }
@@ -265,23 +276,21 @@ const StepRecord& Supervisor::run_step(const Step& step) {
         Layer::sim, "step",
         {{"index", step.index}, {"result", outcome.text}, {"detail", outcome.detail}, {"outcome", record.outcome}},
         Phase::end);
-    if (!pass && (options_.faults.empty() || own_epilogue_) && !in_epilogue_) {
+    const bool interrupted = poll_interrupt();
+    if (!pass && !interrupted && (options_.faults.empty() || own_epilogue_) && !in_epilogue_) {
         std::string text = fmt::format("step {} (line {}, {}): {}, expected {}", step.index + 1, step.pos.line,
                                        step.name(), outcome.text, step.expected);
         if (!outcome.detail.empty()) text += ": " + outcome.detail;
         fail(std::move(text));
     }
     drain();
-    if (options_.max_time_ns && machine_.clock.now_ns() > options_.max_time_ns)
+    if (options_.max_time_ns && machine_.clock.now_ns() > options_.max_time_ns && !interrupted)
         fail(fmt::format("virtual time is {} ns, more than --max-time allows", machine_.clock.now_ns()));
     if (options_.after_step && !ended_ && !options_.after_step(machine_, *state_, host_->pid())) {
         result_.interrupted = true;
         ended_ = true;
     }
-    if (options_.interrupted && options_.interrupted()) {
-        result_.interrupted = true;
-        ended_ = true;
-    }
+    poll_interrupt();
     last_ = record;
     return last_;
 }
@@ -305,10 +314,11 @@ RunResult Supervisor::finish(bool under_faults) {
     result_.visits = machine_.faults.visits();
     result_.findings = machine_.referee.findings();
     drain();
-    if (options_.stop_at_jump && !result_.stopped_at_jump && !result_.interrupted)
+    const bool judged = !result_.stopped_at_jump && !result_.interrupted && !refused_;
+    if (options_.stop_at_jump && judged)
         fail(fmt::format("the jump to generation {}, where the run was to stop, did not come",
                          *options_.stop_at_jump));
-    if (!result_.stopped_at_jump && !result_.interrupted) {
+    if (judged) {
         for (std::string& failure : judge_run(scenario_, result_, options_, under_faults)) fail(std::move(failure));
     }
     result_.virtual_ns = machine_.clock.now_ns();

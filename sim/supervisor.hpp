@@ -1,4 +1,16 @@
 // The supervisor of one run: which kernel runs, how each one ended, what the steps gave.
+//
+//   power_on ──► boot ──► run_step … ──► (jump ──► boot ──► …) ──► finish
+//
+// How a kernel ends, and what comes then:
+//   1. kexec: its host is destroyed, the next kernel boots from the boot parameters in RAM (or the run stops there)
+//   2. panic (its own, a planned one, its process died): nobody answers; `reset` or `crash-kernel` may follow
+//   3. power loss: as a panic, and RAM is empty
+//   4. a signal in inline isolation: a panic, and the run ends
+//   5. an error of the user or the host, a bug of ours: thrown, the run ends
+//   6. SIGINT or SIGTERM to the program: the run ends after the step, and nothing is judged
+//
+// Everything it says goes through the trace, in order; drain() passes events on after every step.
 #pragma once
 
 #include <deque>
@@ -15,6 +27,8 @@ public:
     ~Supervisor();
 
     void begin();
+    /// Ends the run before its first kernel: what it would be compared with is no good.
+    void refuse(const std::string& why);
     void power_on();                                 // cold boot of the first kernel
     void power_on_from(const BootParamsFile& file);  // the first kernel finds a handover
     const StepRecord& run_step(const Step& step);
@@ -31,6 +45,8 @@ private:
         std::string text, detail;
     };
     void first_kernel_ended(const Outcome& outcome);
+    /// Looks whether the user wants to stop; then nothing that this step did is judged.
+    bool poll_interrupt();
     Outcome dispatch(const Step& step);
     Outcome in_supervisor(const Step& step);
     Outcome in_kernel(const Step& step);
@@ -62,13 +78,7 @@ private:
     u32 kernel_index_ = 0;
     bool in_epilogue_ = false;
     bool own_epilogue_ = false;
-};
-
-/// expect.* and mark, which need no kernel.
-struct CheckContext {
-    Machine& machine;
-    RunState& state;
-    const std::vector<std::pair<Generation, std::string>>& log;
+    bool refused_ = false;
 };
 
 }  // namespace kexec_sim::sim

@@ -138,7 +138,7 @@ public:
 
 private:
     [[noreturn]] void error(const std::string& text) const {
-        throw UserError(fmt::format("{}:{}: error: {}", path_, std::max<u64>(line_, 1), text));
+        throw UserError(fmt::format("{}:{}:1: error: {}", path_, std::max<u64>(line_, 1), text));
     }
     void take(const Json& line) {
         if (!line.is_object()) throw BadLine{"a line of a trace is a JSON object"};

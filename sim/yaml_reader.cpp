@@ -266,7 +266,7 @@ std::string_view Node::kind_name() const {
 
 std::string read_text_file(const std::filesystem::path& path) {
     const auto refuse = [&](std::string_view why) -> void {
-        throw UserError(fmt::format("{}: error: {}", path.string(), why));
+        throw UserError(fmt::format("kexec-sim: error: {}: {}", path.string(), why));
     };
     std::error_code error;
     const auto status = std::filesystem::status(path, error);

@@ -25,7 +25,7 @@ expect() {
     [[ $got -eq $code ]] || complain "'$*' ended with $got, expected $code: $(head -c 400 err)"
     [[ -z $text ]] || grep -qF -- "$text" err || complain "'$*': standard error has no '$text': $(head -c 400 err)"
     if [[ $code -eq 2 && -s err ]]; then
-        grep -qE '^(kexec-sim|[^ ]+(:[0-9]+(:[0-9]+)?)?): error: ' err || complain "'$*': no 'error:' line: $(head -c 400 err)"
+        grep -qE '^(kexec-sim|[^ ]+:[0-9]+:[0-9]+): error: ' err || complain "'$*': no 'error:' line: $(head -c 400 err)"
     fi
 }
 
@@ -139,6 +139,22 @@ expect 2 "this is a folder" inspect ram --boot-params .
 expect 2 "no root tree" inspect "$program"
 "$program" inspect ram --boot-params params >/dev/full 2>err
 [[ $? -eq 2 ]] || complain "inspect: a full disk at standard output is no exit 2"
+# What is wrong with the boot parameters is found before anything runs, and named.
+bad_params() { # WANTED JQ-LIKE-PYTHON
+    python3 -c "import json,sys; p=json.load(open('params')); exec(sys.argv[1]); json.dump(p, open('bad-params','w'))" "$2"
+    sed -e 's/boot-params: params/boot-params: bad-params/' resumed.yaml >bad-params.yaml
+    expect 2 "$1" check bad-params.yaml
+    expect 2 "$1" run bad-params.yaml good.yaml
+    [[ ! -s out ]] || complain "a scenario ran although the boot parameters of another are bad: $1"
+}
+bad_params "bad-params.yaml:4:10: error: bad-params: format" "p['format']='kexec-sim/boot-params-9'"
+bad_params "'setup_data' is needed" "del p['setup_data']"
+bad_params "'node_count' is 0" "p['node_count']=0"
+bad_params "4294967295 is more than" "p['node_count']=4294967295"
+bad_params "which is none of 1 nodes" "p['nodes'][0]['node']=1"
+bad_params "'memory_map' is not ascending" "p['memory_map'].reverse()"
+bad_params "is no number" "p['clock']=-1"
+bad_params "key 'begin' not found" "del p['memory_map'][0]['begin']"
 expect 1 "" run -q --stop-at jump:9 --boot-params never good.yaml
 grep -q "the jump to generation 9" out || complain "a stop that was never reached is not told: $(cat out)"
 [[ ! -e never ]] || complain "a run that did not stop left boot parameters"
@@ -148,6 +164,8 @@ grep -q "the jump to generation 9" out || complain "a stop that was never reache
 expect 2 "cannot write nowhere/r.json" run --json nowhere/r.json good.yaml
 [[ ! -s out ]] || complain "a scenario ran although its result cannot be written"
 expect 2 "cannot write nowhere/t.jsonl" run --trace nowhere/t.jsonl good.yaml
+expect 2 "cannot write nowhere/t.jsonl" run --json fresh.json --dump-fdt fresh-dir --trace nowhere/t.jsonl good.yaml
+[[ ! -e fresh.json && ! -e fresh-dir ]] || complain "a refused run left files behind"
 expect 2 "cannot write nowhere/b" run --stop-at jump:1 --boot-params nowhere/b good.yaml
 expect 2 "No space left" run -q --json /dev/full good.yaml
 expect 2 "No space left" run -q --trace /dev/full good.yaml
@@ -194,9 +212,9 @@ done
 "$program" run -v good.yaml >process 2>err
 cmp -s inline process || complain "the narration differs between isolations"
 expect 2 "none.jsonl" show none.jsonl
-expect 2 "good.yaml:1: error: this is no line of a trace" show good.yaml
+expect 2 "good.yaml:1:1: error: this is no line of a trace" show good.yaml
 head -n 20 t.jsonl >cut.jsonl
-expect 2 "cut.jsonl:20: error: the trace ends here without its last line" show cut.jsonl
+expect 2 "cut.jsonl:20:1: error: the trace ends here without its last line" show cut.jsonl
 grep -q "generation 0" out || complain "a trace that was cut short is not told to its end"
 
 # ---- stepping ----

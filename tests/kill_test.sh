@@ -192,6 +192,42 @@ check "--ram beyond the limit for files gives exit 2" test "$status" = 2
 status_of "$program" run -q --json /dev/full scenarios/memfd-survives.yaml >/dev/null 2>"$dir/err"
 check "--json on a full device gives exit 2" test "$status" = 2
 
+# As timeout(1), service managers and terminals do it: to the whole group, in the middle of work, and twice.
+cat >"$dir/busy.yaml" <<'YAML'
+format: 1
+scenario: busy
+machine: {memory: 256MiB}
+kernels: [{profile: luo-v3, cmdline: "kho=on liveupdate=on"}]
+steps:
+  - repeat: {times: 100000, steps: [{luo.prepare: }, {luo.cancel: }]}
+YAML
+group_signal() { # runs `busy` in a group of its own and signals that, then the program alone; sets status
+    status=$(python3 - "$program" "$dir" <<'PY'
+import os, signal, subprocess, sys, time
+program, folder = sys.argv[1:]
+with open(folder + "/out", "wb") as out, open(folder + "/err", "wb") as err:
+    run = subprocess.Popen([program, "run", "-q", "--json", folder + "/result.json", folder + "/busy.yaml"], stdout=out, stderr=err,
+                           start_new_session=True, restore_signals=True,
+                           preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    children = "/proc/%d/task/%d/children" % (run.pid, run.pid)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not open(children).read():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.killpg(run.pid, signal.SIGTERM)
+    os.kill(run.pid, signal.SIGTERM)
+    print(run.wait(timeout=60))
+PY
+    ) || status=none
+}
+for round in 1 2 3; do
+    group_signal
+    check "a group signal in the middle of a run ends it with 143 ($round)" test "$status" = 143
+    check "and is no failure of the scenario ($round)" test ! -s "$dir/out"
+    check "and says so ($round)" grep -qx "kexec-sim: interrupted" "$dir/err"
+    check "and no kernel is left ($round)" bash -c "! pgrep -f '$dir/[b]usy.yaml' >/dev/null"
+done
+
 if ((failures)); then
     echo "$failures checks failed" >&2
     exit 1

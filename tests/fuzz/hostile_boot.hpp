@@ -54,7 +54,7 @@ public:
 
     /// Boots, uses what came over, and finalizes once more. A named panic is an end like any other; a wild read is not.
     void run() {
-        machine_->referee.kernel_boots(0, {.edition = profile_, .restores_blindly = true});
+        machine_->referee.kernel_boots(0, {.edition = profile_});
         KernelConfig config;
         config.profile = profile_;
         Kernel kernel(*machine_, config, params());

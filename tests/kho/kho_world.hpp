@@ -110,8 +110,7 @@ struct KhoWorld {
 private:
     void boot(BootParams boot_params, const Prepare& before_boot) {
         const Edition& edition = edition_for_profile(profile);
-        machine->referee.kernel_boots(machine->generation,
-                                      {.edition = profile, .restores_blindly = !edition.page_magic});
+        machine->referee.kernel_boots(machine->generation, {.edition = profile});
         KernelConfig config;
         config.profile = profile;
         config.debug = true;  // with 6.18's checks for overlap

@@ -143,7 +143,7 @@ private:
         KernelTraits traits;
         traits.edition = options.profile;
         traits.promise_at = KernelTraits::PromiseAt::prepare;
-        traits.has_luo = traits.restores_blindly = true;
+        traits.has_luo = true;
         traits.strict = options.strict;
         machine->referee.kernel_boots(machine->generation, traits);
         KernelConfig config;

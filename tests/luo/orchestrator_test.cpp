@@ -159,8 +159,8 @@ TEST_CASE("after a failed freeze only those before it are cancelled and KHO stay
             CHECK(world.findings() == Calls{});
         } else {
             CHECK(calls == Calls{"one.freeze", "two.freeze", "one.cancel"});
-            CHECK(one.subsystem.private_data == 0);
-            CHECK(three.subsystem.private_data == three.handle);
+            CHECK(one.subsystem.private_data() == 0);
+            CHECK(three.subsystem.private_data() == three.handle);
             CHECK(world.kho().finalized());
             CHECK(world.prepare() == Errno::ebusy);
             CHECK(world.cancel() == Errno::einval);  // but KHO is aborted now

@@ -55,7 +55,7 @@ TEST_CASE("when subsystem k cannot prepare, exactly those before it are cancelle
         for (std::size_t i = 0; i < 4; ++i) {
             INFO(failing << " fails, look at " << i);
             // Its own data is its own; the others' is cleared; those after it never had any.
-            CHECK(probes[i]->subsystem.private_data == (i == failing ? probes[i]->handle : 0));
+            CHECK(probes[i]->subsystem.private_data() == (i == failing ? probes[i]->handle : 0));
         }
         CHECK(world.findings() == Calls{});
     }
@@ -97,11 +97,11 @@ TEST_CASE("the handle of freeze replaces that of prepare, and the next kernel ge
 
         Probe after("probe");
         REQUIRE(world.luo().register_subsystem(&after.subsystem));
-        CHECK(after.subsystem.private_data == 0);
+        CHECK(after.subsystem.private_data() == 0);
         CHECK(*world.luo().get_subsystem_data(&after.subsystem) == before.handle + 0x1000);
         REQUIRE(world.finish() == Errno::ok);
         CHECK(after.seen == before.handle + 0x1000);
-        CHECK(after.subsystem.private_data == 0);
+        CHECK(after.subsystem.private_data() == 0);
         CHECK(after.own_calls == (profile == "luo-v3" ? Calls{"probe.boot", "probe.finish"} : Calls{"probe.finish"}));
         CHECK(world.luo().get_subsystem_data(&after.subsystem).error() == Errno::enoent);
     }

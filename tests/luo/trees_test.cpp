@@ -25,8 +25,8 @@ PhysAddr outgoing(LuoWorld& world) { return world.luo().tree().page(); }
 TEST_CASE("the LUO tree is the worked example, byte for byte") {
     LuoWorld world;
     Subsystem files{.name = "file-descriptors"}, probe{.name = "ksft_luo.0"};
-    files.private_data = 0x1061'6000;
-    probe.private_data = 0x1234'5000;
+    files.private_data() = 0x1061'6000;
+    probe.private_data() = 0x1234'5000;
     Subsystem* const list[] = {&files, &probe};
     Tree tree(world.kernel(), world.kho(), world.luo().edition());
     REQUIRE(tree.build(list));

@@ -25,11 +25,12 @@ Errno error_of(const Result<>& result) { return result ? Errno::ok : result.erro
 }  // namespace
 
 TEST_CASE("a plan's text is read and written alike") {
-    for (const char* text : {"luo.subsystem.prepare[iommu]#1=fail(ENOMEM)", "mm.folio_alloc#17@0=fail(ENOMEM)",
-                             "kexec.jump#1=delay(80ms)", "kexec.jump#1=panic", "kexec.jump#every=power-loss",
-                             "luo.copy_in#2=kill-agent", "kho.preserve[memfd*]#3=skip", "kho.preserve#1=lie(EIO)",
-                             "handover.fdt#1=flip(0x34,3)", "handover.map[chunk:0]#1=zero(0,64)",
-                             "handover.luo[LUO]#1=truncate(0x64)", "handover.fdt#1=replace(\"kho-v1\",\"kho-v2\")"}) {
+    for (const char* text :
+         {"luo.subsystem.prepare[iommu]#1=fail(ENOMEM)", "mm.folio_alloc#17@0=fail(ENOMEM)",
+          "kexec.jump#1=delay(80ms)", "kexec.jump#1=panic", "kexec.jump#every=power-loss", "luo.copy_in#2=kill-agent",
+          "kho.preserve[memfd*]#3=skip", "kho.preserve#1=lie(EIO)", "handover.fdt#1=flip(0x34,3)",
+          "handover.map[chunk:0]#1=zero(0,64)", "handover.luo[LUO]#1=truncate(0x64)",
+          "handover.fdt[root]#1=replace(\"kho]v1\",\"kho#=2\")", "handover.fdt#1=replace(\"kho-v1\",\"kho-v2\")"}) {
         INFO(text);
         const auto fault = parse_fault(text);
         REQUIRE(fault);
@@ -46,7 +47,8 @@ TEST_CASE("what is no plan is refused with a reason") {
     for (const char* text : {"", "kexec.jump", "kexec.jump#0=panic", "kexec.jmp#1=panic", "kexec.jump#1=explode",
                              "kho.preserve#1=fail(EWHAT)", "kho.preserve#1=fail", "kexec.jump#x=panic",
                              "kexec.jump[#1=panic", "handover.fdt#1=flip(1)", "handover.fdt#1=replace(\"a\",\"bc\")",
-                             "kexec.jump#1=delay(soon)", "kexec.jump#1=panic trailing"}) {
+                             "kexec.jump#1=delay(soon)", "kexec.jump#1=panic trailing",
+                             "kexec.load[]junk#1=fail(EINVAL)", "kexec.load@1#1=fail(EINVAL)", "kexec.load[x"}) {
         INFO(text);
         const auto fault = parse_fault(text);
         REQUIRE_FALSE(fault);

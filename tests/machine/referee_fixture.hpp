@@ -38,7 +38,6 @@ struct World {
         traits.edition = edition;
         traits.has_luo = edition.starts_with("luo");
         traits.promise_at = traits.has_luo ? KernelTraits::PromiseAt::prepare : KernelTraits::PromiseAt::finalize;
-        traits.restores_blindly = edition != "linux-6.18";
         boot(0);
         if (traits.has_luo) referee.luo_state(LuoState::undefined, LuoState::normal);
         reach_user_space();

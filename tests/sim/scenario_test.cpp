@@ -250,7 +250,7 @@ TEST_CASE("a machine from a handover takes names from its boot parameters") {
     const LoadOptions options{.overrides = {},
                               .seed = {},
                               .extra_names = {"before"},
-                              .bench_names = [&](const std::filesystem::path& path) {
+                              .bench_names = [&](const std::filesystem::path& path, const std::filesystem::path&) {
                                   asked = path;
                                   return std::set<std::string>{"kept"};
                               }};

@@ -107,17 +107,18 @@ TEST_CASE("a bad trace file is an error with its line, and nothing of it is told
         std::string text, error;
     };
     const Case cases[] = {
-        {"", "t.jsonl:1: error: the trace is empty"},
-        {"hello\n", "t.jsonl:1: error: this is no line of a trace"},
-        {"[1]\n", "t.jsonl:1: error: a line of a trace is a JSON object"},
-        {"{\"a\":1}\n", "t.jsonl:1: error: this is no trace"},
-        {replaced(good, "trace-1", "trace-9"), "t.jsonl:1: error: the format is 'kexec-sim/trace-9'"},
-        {replaced(good, "\"layer\":\"kernel\"", "\"layer\":\"kernal\""), "t.jsonl:4: error: unknown layer 'kernal'"},
-        {replaced(good, "\"ph\":\"i\"", "\"ph\":\"x\""), "t.jsonl:2: error: unknown phase 'x'"},
+        {"", "t.jsonl:1:1: error: the trace is empty"},
+        {"hello\n", "t.jsonl:1:1: error: this is no line of a trace"},
+        {"[1]\n", "t.jsonl:1:1: error: a line of a trace is a JSON object"},
+        {"{\"a\":1}\n", "t.jsonl:1:1: error: this is no trace"},
+        {replaced(good, "trace-1", "trace-9"), "t.jsonl:1:1: error: the format is 'kexec-sim/trace-9'"},
+        {replaced(good, "\"layer\":\"kernel\"", "\"layer\":\"kernal\""),
+         "t.jsonl:4:1: error: unknown layer 'kernal'"},
+        {replaced(good, "\"ph\":\"i\"", "\"ph\":\"x\""), "t.jsonl:2:1: error: unknown phase 'x'"},
         {replaced(good, "\"seed\":1", "\"seed\":\"1\""),
-         "t.jsonl:2: error: field 'seed' does not fit its letter 'u'"},
-        {replaced(good, "\"k\":\"ss", "\"k\":\"s"), "t.jsonl:2: error: 'k' must have one letter for each field"},
-        {replaced(good, "{\"t\":0,", "{"), "t.jsonl:2: error: 't' is missing"},
+         "t.jsonl:2:1: error: field 'seed' does not fit its letter 'u'"},
+        {replaced(good, "\"k\":\"ss", "\"k\":\"s"), "t.jsonl:2:1: error: 'k' must have one letter for each field"},
+        {replaced(good, "{\"t\":0,", "{"), "t.jsonl:2:1: error: 't' is missing"},
         {replaced(good, "\"events\":", "\"events\":9"), "events were written"},
     };
     for (const Case& one : cases) {

@@ -151,6 +151,6 @@ TEST_CASE("a file that cannot be read is an error of the user") {
         }
         return std::string();
     };
-    CHECK(message("no/such/file.yaml") == "no/such/file.yaml: error: no such file");
-    CHECK(message("/") == "/: error: this is a folder, not a scenario file");
+    CHECK(message("no/such/file.yaml") == "kexec-sim: error: no/such/file.yaml: no such file");
+    CHECK(message("/") == "kexec-sim: error: /: this is a folder, not a scenario file");
 }
