@@ -139,6 +139,17 @@ expect 2 "this is a folder" inspect ram --boot-params .
 expect 2 "no root tree" inspect "$program"
 "$program" inspect ram --boot-params params >/dev/full 2>err
 [[ $? -eq 2 ]] || complain "inspect: a full disk at standard output is no exit 2"
+# Nothing in a map says how long its bitmaps are; what lies far out in a long one must not be lost.
+sed -e 's/  - kho.preserve: {folio: kept}/&\n  - kho.preserve_pages: {name: far, count: 1, at: 0x5001, fill: pattern(1)}/' good.yaml >far.yaml
+expect 0 "" run -q --stop-at jump:1 --ram far.ram --boot-params far.params far.yaml
+expect 0 "" inspect --json far.json --boot-params far.params far.ram
+python3 -c "
+import json
+image = json.load(open('far.json'))
+assert image['bitmap_bytes'] == 4096, image['bitmap_bytes']
+assert any(r['begin'] == '0x5001000' for r in image['ranges']), image['ranges']
+" 2>err || complain "inspect misreads long bitmaps: $(tail -n 1 err)"
+
 # What is wrong with the boot parameters is found before anything runs, and named.
 bad_params() { # WANTED JQ-LIKE-PYTHON
     python3 -c "import json,sys; p=json.load(open('params')); exec(sys.argv[1]); json.dump(p, open('bad-params','w'))" "$2"

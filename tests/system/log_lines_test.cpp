@@ -31,7 +31,8 @@ bool needs_no_scenario(const std::string& line) {
                                                "data before registration: ",
                                                "full ",
                                                "plain boot: ",
-                                               "quiet holds "};
+                                               "quiet holds ",
+                                               "the last page holds "};
     return std::ranges::any_of(beginnings, [&](std::string_view beginning) { return line.starts_with(beginning); });
 }
 
