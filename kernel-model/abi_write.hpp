@@ -1,7 +1,8 @@
 // Writes of bytes that the next kernel will read.
 //
 // Every store into a structure that crosses a kexec goes through abi_write() under a name ("kho.chunk.next"). In a
-// normal run that is a plain store. A test names one of them with set_dropped_abi_write(): that store is left out, as if
+// normal run that is a plain store. A test names one of them with set_dropped_abi_write(): that store is left out, as
+// if
 // somebody had deleted the line, and the test demands that the referee notices. record_abi_writes() collects the
 // names that a run passes, so that the test need not list them.
 //

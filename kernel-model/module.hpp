@@ -1,7 +1,9 @@
 // Modules: C subsystems in shared objects, loaded into a kernel.
 //
-// Every kernel gets its own copy, so that the statics of a module start afresh in each generation. A kernel with a process of its
-// own opens the file as it is, which debuggers know by its path; where all kernels live in one process, the file is copied into a
+// Every kernel gets its own copy, so that the statics of a module start afresh in each generation. A kernel with a
+// process of its
+// own opens the file as it is, which debuggers know by its path; where all kernels live in one process, the file is
+// copied into a
 // memfd and opened from there. The functions that a module calls are exported by the
 // program (luo/c_api.cpp). When a kernel dies its modules are unmapped without being asked.
 #pragma once
@@ -20,7 +22,8 @@ public:
     /// `own_process`: nobody else in this process opens modules.
     ModuleLoader(Kernel& kernel, bool own_process) : kernel_(kernel), own_process_(own_process) {}
     ~ModuleLoader();
-    /// ENOENT: no such file; ENOEXEC: no module (the log says why); EEXIST: loaded already; else what its init function returned.
+    /// ENOENT: no such file; ENOEXEC: no module (the log says why); EEXIST: loaded already; else what its init
+    /// function returned.
     Result<> load(const std::string& path);
     /// ENOENT: not loaded.
     Result<> unload(const std::string& path);

@@ -1,10 +1,13 @@
 // The exported functions of KHO: the boundary between whoever calls and what KHO does.
 //
-// Each goes the same way: 1. the fault point of the call; 2. does the edition export it (EOPNOTSUPP); 3. the work; 4. on
-// success, and only then, the instruments learn of the intent from the arguments, never from what the work wrote. So a line of KHO
+// Each goes the same way: 1. the fault point of the call; 2. does the edition export it (EOPNOTSUPP); 3. the work; 4.
+// on
+// success, and only then, the instruments learn of the intent from the arguments, never from what the work wrote. So
+// a line of KHO
 // that forgets to write something cannot make the referee forget it too.
 //
-// A planned `skip` returns success without the work, `lie` does the work and returns an errno. Both are told as the caller sees them.
+// A planned `skip` returns success without the work, `lie` does the work and returns an errno. Both are told as the
+// caller sees them.
 #include <algorithm>
 
 #include "kho/abi/root_tree.hpp"
@@ -22,9 +25,11 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
 
 }  // namespace
 
-// --- preserve -------------------------------------------------------------------------------------------------------------
+// --- preserve
+// -------------------------------------------------------------------------------------------------------------
 
-// Most folios share a bitmap with the one before, and nothing is remembered if anything could refuse this one. Both ways
+// Most folios share a bitmap with the one before, and nothing is remembered if anything could refuse this one. Both
+// ways
 // on are the last call of this function, so that the common way needs no stack.
 Result<> Kho::preserve_folio(Folio folio, std::string_view who, bool metadata) {
     const Machine& machine = state_->machine;
@@ -147,7 +152,8 @@ Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::st
     return descriptor;
 }
 
-// --- unpreserve -----------------------------------------------------------------------------------------------------------
+// --- unpreserve
+// -----------------------------------------------------------------------------------------------------------
 
 Result<> Kho::unpreserve_folio(Folio folio, std::string_view who) {
     if (!state_->configured || !state_->edition.unpreserve) return not_exported();
@@ -184,7 +190,8 @@ Result<> Kho::unpreserve_phys(PhysAddr phys, u64 bytes, std::string_view who) {
     return {};
 }
 
-// --- restore --------------------------------------------------------------------------------------------------------------
+// --- restore
+// --------------------------------------------------------------------------------------------------------------
 
 Result<Folio> Kho::restore_folio(PhysAddr phys, std::string_view who, FrameClass frame_class) {
     if (!state_->configured) return fail(Errno::enoent);  // NULL
@@ -244,7 +251,8 @@ Result<const VmallocArea*> Kho::restore_vmalloc(const VmallocDescriptor& descrip
     return area;
 }
 
-// --- sub-trees ------------------------------------------------------------------------------------------------------------
+// --- sub-trees
+// ------------------------------------------------------------------------------------------------------------
 
 Result<> Kho::add_subtree(const std::string& name, PhysAddr fdt) {
     State& state = *state_;
@@ -285,7 +293,8 @@ Result<PhysAddr> Kho::retrieve_subtree(const std::string& name) {
     return PhysAddr{*phys};
 }
 
-// --- control --------------------------------------------------------------------------------------------------------------
+// --- control
+// --------------------------------------------------------------------------------------------------------------
 
 Result<> Kho::finalize() {
     Machine& machine = state_->machine;

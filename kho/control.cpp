@@ -3,12 +3,15 @@
 //   not finalized ──finalize──► finalized: every preserve is EBUSY, the tree page is valid
 //                 ◄───abort────
 //
-// Finalize: 1. header, `compatible` and a placeholder for the map. 2. The root page is preserved. 3. 6.16, 6.18: the notifier
+// Finalize: 1. header, `compatible` and a placeholder for the map. 2. The root page is preserved. 3. 6.16, 6.18: the
+// notifier
 // chain is called with FINALIZE; consumers preserve memory and add sub-trees. 4. Tracking is serialized, its address
 // goes into the placeholder. 5. luo-*: sub-trees are written from the list. 6. The tree is closed.
 //
-// Unhappy paths: any failure is "Failed to convert KHO state tree: <err>" and an abort; the caller gets the first error.
-// Abort frees the chunks. 6.16 and 6.18 also forget all tracking, which loses what was preserved outside of the FINALIZE
+// Unhappy paths: any failure is "Failed to convert KHO state tree: <err>" and an abort; the caller gets the first
+// error.
+// Abort frees the chunks. 6.16 and 6.18 also forget all tracking, which loses what was preserved outside of the
+// FINALIZE
 // notification, and call the chain with ABORT, every member, also those that FINALIZE never reached. An error of
 // that chain is "Failed to abort KHO finalization: <err>", and the state stays finalized.
 //

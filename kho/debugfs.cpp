@@ -8,7 +8,8 @@
 //   in/fdt                the incoming root tree, on a boot with a handover
 //   in/sub_fdts/<name>    what it names
 //
-// Blobs are shown as long as their header says. Source: Linux 6.16, kernel/kexec_handover.c: kho_out_debugfs_init, kho_in_debugfs_init.
+// Blobs are shown as long as their header says. Source: Linux 6.16, kernel/kexec_handover.c: kho_out_debugfs_init,
+// kho_in_debugfs_init.
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>

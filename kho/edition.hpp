@@ -1,6 +1,7 @@
 // What differs between the kernels that speak "kho-v1", as data.
 //
-// The compatible string is the same in all of them, yet 6.18 stores larger bitmaps than 6.16, so that a handover from one
+// The compatible string is the same in all of them, yet 6.18 stores larger bitmaps than 6.16, so that a handover from
+// one
 // to the other is misread and nothing notices. An edition is one value of this struct; code asks its members and never
 // for a version.
 //

@@ -24,7 +24,8 @@ std::vector<std::byte> text_bytes(std::string_view text) {
 
 std::string fdt_error_text(int code) { return fdt_strerror(code); }
 
-// --- FdtWriter ------------------------------------------------------------------------------------------------------------
+// --- FdtWriter
+// ------------------------------------------------------------------------------------------------------------
 
 FdtWriter::FdtWriter(PhysicalMemory& ram, PhysRange where, std::string prefix)
     : where_(where),
@@ -62,7 +63,8 @@ int FdtWriter::finish() {
     return code ? code : fdt_pack(fdt_);
 }
 
-// --- FdtEditor ------------------------------------------------------------------------------------------------------------
+// --- FdtEditor
+// ------------------------------------------------------------------------------------------------------------
 
 FdtEditor::FdtEditor(PhysicalMemory& ram, PhysRange where, std::string prefix)
     : prefix_(std::move(prefix)),
@@ -91,7 +93,8 @@ int FdtEditor::set_property_u64_in_place(int node, const std::string& name, u64 
 int FdtEditor::node_offset(const std::string& path) const { return fdt_path_offset(fdt_, path.c_str()); }
 int FdtEditor::delete_property(int node, const std::string& name) { return fdt_delprop(fdt_, node, name.c_str()); }
 
-// --- FdtReader ------------------------------------------------------------------------------------------------------------
+// --- FdtReader
+// ------------------------------------------------------------------------------------------------------------
 
 std::expected<FdtReader, int> FdtReader::open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max) {
     if (bytes_max < sizeof(fdt_header) || !ram.contains(phys, sizeof(fdt_header)))

@@ -1,6 +1,7 @@
 // Flattened devicetrees in simulated RAM, through libfdt.
 //
-// Kernels write their trees in place, in pages that the successor reads at the same address. Hence three ways to use one:
+// Kernels write their trees in place, in pages that the successor reads at the same address. Hence three ways to use
+// one:
 //
 //   FdtWriter   sequential: header, nodes and properties from first to last; invalid until finish()
 //   FdtEditor   read-write: an empty tree that fills its page, then nodes and properties in any order

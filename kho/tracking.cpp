@@ -25,7 +25,8 @@ Tracking::Tracking(Kernel& kernel, const Edition& edition, const std::vector<Phy
 // Bitmaps stay in RAM: the successor reads them after this kernel is gone.
 Tracking::~Tracking() = default;
 
-// Remembered is only what set_again() may take without a question: no write that a test leaves out, and in editions that refuse
+// Remembered is only what set_again() may take without a question: no write that a test leaves out, and in editions
+// that refuse
 // scratch nothing whose bitmap reaches into it.
 void Tracking::remember(Order order, u64 index, u64* words) {
     remember_nothing();

@@ -36,7 +36,8 @@ std::optional<u64> parse_token(std::string_view name) {
     return token;
 }
 
-// --- outgoing ------------------------------------------------------------------------------------------------------------
+// --- outgoing
+// ------------------------------------------------------------------------------------------------------------
 
 Result<> FileTree::build(const std::map<u64, std::string>& files, std::string& log) {
     const Order order = abi::file_tree_order(files.size());
@@ -122,7 +123,8 @@ void FileTree::destroy() {
     block_.reset();
 }
 
-// --- incoming ------------------------------------------------------------------------------------------------------------
+// --- incoming
+// ------------------------------------------------------------------------------------------------------------
 
 int FileTree::adopt(PhysAddr phys) {
     auto reader = kho::FdtReader::open(kernel_.machine.ram, phys, Order{max_page_order}.bytes());

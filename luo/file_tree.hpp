@@ -1,6 +1,7 @@
 // The tree of file descriptors: one node for each preserved file (luo/abi/trees.hpp shows it).
 //
-// It is made for a number of files and never grows: the block that holds it is preserved as a whole, and handles are written in place.
+// It is made for a number of files and never grows: the block that holds it is preserved as a whole, and handles are
+// written in place.
 // An incoming tree is data of the previous kernel: names, tokens and lengths are checked before use.
 #pragma once
 
@@ -61,7 +62,8 @@ private:
     PhysAddr incoming_{};
 };
 
-/// The block of a tree that the previous kernel handed over and nobody restores: overhead, or (strict) restored and freed.
+/// The block of a tree that the previous kernel handed over and nobody restores: overhead, or (strict) restored and
+/// freed.
 void release_incoming_block(Kernel& kernel, kho::Kho& kho, PhysAddr phys, std::string_view who, std::string_view site,
                             bool strict);
 

@@ -41,7 +41,8 @@ void Files::start() {
     if (const auto data = orchestrator_.get_subsystem_data(&subsystem_)) boot(*data);
 }
 
-// --- handlers ------------------------------------------------------------------------------------------------------------
+// --- handlers
+// ------------------------------------------------------------------------------------------------------------
 
 FileHandler* Files::find_handler(std::string_view compatible) const {
     for (FileHandler* handler : handlers_)
@@ -92,7 +93,8 @@ FileHandler* Files::choose_handler(File& file) {
     return nullptr;
 }
 
-// --- the outgoing set ----------------------------------------------------------------------------------------------------
+// --- the outgoing set
+// ----------------------------------------------------------------------------------------------------
 
 Result<> Files::preserve(Agent& caller, i32 fd, u64 token) {
     auto file = caller.get(fd);

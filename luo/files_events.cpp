@@ -21,7 +21,8 @@ int returned(const Result<>& result) { return result ? 0 : -static_cast<int>(res
 
 }  // namespace
 
-// --- one callback of one file --------------------------------------------------------------------------------------------
+// --- one callback of one file
+// --------------------------------------------------------------------------------------------
 
 template <typename Body> Result<> Files::call(LuoCallback callback, u64 token, const Record& record, Body&& body) {
     FileHandler& handler = *record.handler;
@@ -86,7 +87,8 @@ void Files::finish_one(u64 token, Record& record) {
     record.state = LuoState::normal;
 }
 
-// --- the subsystem's callbacks -------------------------------------------------------------------------------------------
+// --- the subsystem's callbacks
+// -------------------------------------------------------------------------------------------
 
 int Files::prepare_all(u64* data) {
     std::map<u64, std::string> names;
@@ -164,7 +166,8 @@ void Files::finish_all() {
     rebuilt_ = false;
 }
 
-// --- events of one file --------------------------------------------------------------------------------------------------
+// --- events of one file
+// --------------------------------------------------------------------------------------------------
 
 Result<> Files::file_event(u64 token, u32 event) {
     const ReadGuard state_guard(orchestrator_.state_lock());

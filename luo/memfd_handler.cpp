@@ -42,7 +42,8 @@ bool MemfdHandler::can_preserve(File& file) {
     return memfd && !memfd->hugetlb;
 }
 
-// --- the old kernel ------------------------------------------------------------------------------------------------------
+// --- the old kernel
+// ------------------------------------------------------------------------------------------------------
 
 Result<> MemfdHandler::prepare(File& file, u64& data) {
     ShmemFile& memfd = shmem(file);
@@ -178,7 +179,8 @@ void MemfdHandler::cancel(File& file, u64 data) {
     kernel_.pages.free_folio(tree);
 }
 
-// --- the new kernel ------------------------------------------------------------------------------------------------------
+// --- the new kernel
+// ------------------------------------------------------------------------------------------------------
 
 Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
     const PhysicalMemory& ram = kernel_.machine.ram;

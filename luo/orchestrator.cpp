@@ -23,7 +23,8 @@ void Orchestrator::log(LogLevel level, std::string_view text) {
     kernel_.log.print(level, fmt::format("{}{}", edition_.prefix.core, text));
 }
 
-// --- states --------------------------------------------------------------------------------------------------------------
+// --- states
+// --------------------------------------------------------------------------------------------------------------
 
 void Orchestrator::set_state(LuoState to, bool quiet) {
     const LuoState from = std::exchange(state_, to);
@@ -71,7 +72,8 @@ Result<> Orchestrator::wait_for_state_lock(std::string_view event) {
     return fail(Errno::eagain);
 }
 
-// --- PREPARE -------------------------------------------------------------------------------------------------------------
+// --- PREPARE
+// -------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::prepare() {
     {
@@ -109,7 +111,8 @@ Result<> Orchestrator::prepare_locked() {
     return {};
 }
 
-// --- FREEZE --------------------------------------------------------------------------------------------------------------
+// --- FREEZE
+// --------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::freeze() {
     TRY(wait_for_state_lock("freeze"));
@@ -141,7 +144,8 @@ Result<> Orchestrator::freeze() {
     return result;
 }
 
-// --- CANCEL --------------------------------------------------------------------------------------------------------------
+// --- CANCEL
+// --------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::abort_kho() {
     TRY(kho_.abort());
@@ -154,7 +158,8 @@ void Orchestrator::catch_up_after_abort() {
 }
 
 Result<> Orchestrator::cancel() {
-    // KHO first, so that callbacks can unpreserve. If it was somebody else who finalized it, it is aborted all the same.
+    // KHO first, so that callbacks can unpreserve. If it was somebody else who finalized it, it is aborted all the
+    // same.
     TRY(abort_kho());
     TRY(wait_for_state_lock("cancel"));
     const WriteGuard guard(state_lock_);
@@ -168,7 +173,8 @@ Result<> Orchestrator::cancel() {
     return {};
 }
 
-// --- FINISH --------------------------------------------------------------------------------------------------------------
+// --- FINISH
+// --------------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::finish() {
     TRY(wait_for_state_lock("finish"));

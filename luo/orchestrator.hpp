@@ -1,7 +1,10 @@
-// The Live Update Orchestrator (LUO): takes a machine from one kernel to the next while its workload keeps its resources.
+// The Live Update Orchestrator (LUO): takes a machine from one kernel to the next while its workload keeps its
+// resources.
 //
-// The problem. KHO can carry memory over a kexec, but somebody must say when: devices, VMs and files have to be brought into a
-// state in which they can be carried, in an order, and back if one of them cannot. LUO is that somebody. It has one state
+// The problem. KHO can carry memory over a kexec, but somebody must say when: devices, VMs and files have to be
+// brought into a
+// state in which they can be carried, in an order, and back if one of them cannot. LUO is that somebody. It has one
+// state
 // for the whole machine, and calls every subsystem that has something to carry at each change.
 //
 // Terms.
@@ -19,10 +22,13 @@
 //                  ├──────freeze failed───┘                  │
 //                  └──────CANCEL─────────────────────────────┘
 //
-// Happy path. 1. Subsystems register; an agent preserves files under tokens. 2. PREPARE: LUO makes its tree, calls `prepare` of
+// Happy path. 1. Subsystems register; an agent preserves files under tokens. 2. PREPARE: LUO makes its tree, calls
+// `prepare` of
 // each subsystem in order of registration, writes the handles into the tree, finalizes KHO. The workload runs on, with
-// restrictions. 3. reboot(2) with the KEXEC command: FREEZE calls `freeze` of each; handles may change; the blackout begins. 4. The new
-// kernel finds the tree and is `updated`. Subsystems that register are given their handle (`boot`); agents restore files by
+// restrictions. 3. reboot(2) with the KEXEC command: FREEZE calls `freeze` of each; handles may change; the blackout
+// begins. 4. The new
+// kernel finds the tree and is `updated`. Subsystems that register are given their handle (`boot`); agents restore
+// files by
 // token. 5. FINISH: `finish` of each subsystem, then normal.
 //
 // Unhappy paths.
@@ -38,10 +44,12 @@
 //   8  a handed-over tree that is no LUO tree: the new kernel panics at boot
 //   9  a callback that calls back: the task hangs with the lock held (luo/lock.hpp)
 //
-// Invariants. O1: the state changes along the arrows above only. O2: no two subsystems on the list have the same name. O3: outside
+// Invariants. O1: the state changes along the arrows above only. O2: no two subsystems on the list have the same
+// name. O3: outside
 // prepared and frozen there is no outgoing tree, but for LUO-D5. O4: private_data is 0 after cancel and after finish.
 //
-// Source: the LUO series, kernel/liveupdate/luo_core.c and luo_subsystems.c. Simplified: no module references, one task at a time.
+// Source: the LUO series, kernel/liveupdate/luo_core.c and luo_subsystems.c. Simplified: no module references, one
+// task at a time.
 #pragma once
 
 #include <memory>
@@ -74,13 +82,16 @@ public:
     /// liveupdate=on, and KHO is on.
     bool enabled() const { return enabled_; }
 
-    // --- events (luo/orchestrator.cpp) ---------------------------------------------------------------------------------
-    /// PREPARE, FREEZE, CANCEL, FINISH with the result that the caller sees. Throws KernelPanic, TaskDeadlock, TaskBlocked.
+    // --- events (luo/orchestrator.cpp)
+    // ---------------------------------------------------------------------------------
+    /// PREPARE, FREEZE, CANCEL, FINISH with the result that the caller sees. Throws KernelPanic, TaskDeadlock,
+    /// TaskBlocked.
     Result<> request(LuoEvent event);
     /// liveupdate_reboot(): FREEZE if prepared, else nothing. Its error is the error of reboot(2).
     Result<> reboot();
 
-    // --- subsystems (luo/subsystems.cpp) ---------------------------------------------------------------------------------
+    // --- subsystems (luo/subsystems.cpp)
+    // ---------------------------------------------------------------------------------
     /// EBUSY: neither normal nor updated. EEXIST. ENOENT: the incoming tree does not have it, yet it is on the list.
     Result<> register_subsystem(Subsystem* subsystem);
     Result<> unregister_subsystem(Subsystem* subsystem);   // EBUSY, ENOENT
@@ -96,7 +107,8 @@ public:
     /// Planned faults on LUO's part of what is handed over (handover.luo), applied to RAM after relocation.
     void corrupt_handover();
 
-    // --- for the parts of LUO ------------------------------------------------------------------------------------------
+    // --- for the parts of LUO
+    // ------------------------------------------------------------------------------------------
     TaskLock& state_lock() { return state_lock_; }
     bool normal_or_updated() const { return state_ == LuoState::normal || state_ == LuoState::updated; }
     bool strict() const { return kernel_.config.strict_defects; }

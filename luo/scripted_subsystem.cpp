@@ -64,7 +64,8 @@ void ScriptedSubsystem::bind_callbacks() {
     if (orchestrator_.edition().boot_callback) subsystem_.boot = [this](u64 data) { boot(data); };
 }
 
-// --- registration ------------------------------------------------------------------------------------------------------
+// --- registration
+// ------------------------------------------------------------------------------------------------------
 
 Result<> ScriptedSubsystem::register_with_luo() {
     if (!on_list()) {
@@ -110,7 +111,8 @@ void ScriptedSubsystem::fill() {
     }
 }
 
-// --- callbacks of the old kernel -----------------------------------------------------------------------------------------
+// --- callbacks of the old kernel
+// -----------------------------------------------------------------------------------------
 
 void ScriptedSubsystem::called(std::string_view callback, const Answer& answer) {
     calls_.emplace_back(callback);
@@ -159,7 +161,8 @@ void ScriptedSubsystem::unpreserve() {
     preserved_ = !all;
 }
 
-// --- callbacks of the new kernel -----------------------------------------------------------------------------------------
+// --- callbacks of the new kernel
+// -----------------------------------------------------------------------------------------
 
 void ScriptedSubsystem::boot(u64 data) {
     called("boot", script_.boot);

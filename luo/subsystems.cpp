@@ -27,7 +27,8 @@ Result<> result_of(int returned) {
 
 }  // namespace
 
-// --- registration ------------------------------------------------------------------------------------------------------
+// --- registration
+// ------------------------------------------------------------------------------------------------------
 
 bool Orchestrator::on_list(const Subsystem* subsystem) const {
     return std::find(subsystems_.begin(), subsystems_.end(), subsystem) != subsystems_.end();
@@ -117,7 +118,8 @@ Result<u64> Orchestrator::get_subsystem_data(Subsystem* subsystem) {
     return *data;
 }
 
-// --- one callback ------------------------------------------------------------------------------------------------------
+// --- one callback
+// ------------------------------------------------------------------------------------------------------
 
 int Orchestrator::call_fallible(Subsystem& subsystem, LuoCallback callback) {
     Machine& machine = kernel_.machine;
@@ -162,7 +164,8 @@ void Orchestrator::call_infallible(Subsystem& subsystem, LuoCallback callback, u
     if (runs) machine.referee.subsystem_callback(subsystem.name, callback, Result<>{});
 }
 
-// --- all of them -------------------------------------------------------------------------------------------------------
+// --- all of them
+// -------------------------------------------------------------------------------------------------------
 
 Result<> Orchestrator::call_all(LuoCallback callback) {
     const WriteGuard list_guard(list_lock_);

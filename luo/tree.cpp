@@ -21,7 +21,8 @@ Result<bool> fdt_write_permitted(Machine& machine, std::string_view name) {
     return !fault || fault->kind != FaultKind::skip;
 }
 
-// --- outgoing ------------------------------------------------------------------------------------------------------------
+// --- outgoing
+// ------------------------------------------------------------------------------------------------------------
 
 Result<> Tree::build(std::span<Subsystem* const> subsystems) {
     const auto failed = [&](Errno error) {
@@ -126,7 +127,8 @@ void Tree::leak() {
     page_.reset();
 }
 
-// --- incoming ------------------------------------------------------------------------------------------------------------
+// --- incoming
+// ------------------------------------------------------------------------------------------------------------
 
 void Tree::adopt(PhysAddr phys) {
     const auto incompatible = [](std::string_view name, std::string_view compatible, int code) {

@@ -26,7 +26,8 @@ public:
     static constexpr u64 time_max_ns = u64{100} * 365 * 24 * 3600 * 1'000'000'000;
     explicit VirtualClock(std::pmr::memory_resource* memory) : queue_(memory) {}
     u64 now_ns() const { return now_ns_; }
-    /// UserError beyond time_max_ns. Moves time by `ns`; runs every event that falls due, each at its time. An event may schedule others.
+    /// UserError beyond time_max_ns. Moves time by `ns`; runs every event that falls due, each at its time. An event
+    /// may schedule others.
     void advance(u64 ns);
     /// Runs `handler` at `at_ns` (now, if that is past). Returns a ticket for cancel().
     struct Ticket {

@@ -98,7 +98,8 @@ std::string list_devices(bool markdown) {
     return markdown ? page("Devices", "devices", none) : none;
 }
 
-// --- Scenarios -----------------------------------------------------------------------------------------------------------
+// --- Scenarios
+// -----------------------------------------------------------------------------------------------------------
 
 struct FoundScenario {
     std::string file, name, summary;

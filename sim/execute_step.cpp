@@ -66,7 +66,8 @@ void execute_step(KernelInstance& instance, const Step& step) {
     // A module writes through pointers into the direct map.
     if (instance.modules.any()) instance.machine.ram.note_host_stores();
     const bool jumped = result.text == "ok" && (step.id == StepId::kexec || step.id == StepId::kexec_exec);
-    // A planned kill-agent: the agent dies on its way back to user space, whatever its call returned. A reboot has no way back: the
+    // A planned kill-agent: the agent dies on its way back to user space, whatever its call returned. A reboot has no
+    // way back: the
     // jump comes first, and takes every agent along.
     if (jumped)
         static_cast<void>(instance.machine.faults.take_agent_kill());

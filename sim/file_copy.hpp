@@ -1,6 +1,7 @@
 // What agents made of a file, kept beside the kernel.
 //
-// The copy knows nothing of pages: it is the list of what the agents' calls wrote, cut off and punched, in order, and its bytes
+// The copy knows nothing of pages: it is the list of what the agents' calls wrote, cut off and punched, in order, and
+// its bytes
 // are computed from that list whenever somebody compares. So it costs no memory to speak of, and no mistake of the file
 // system can creep into it.
 //
@@ -17,7 +18,8 @@
 
 namespace kexec_sim::sim {
 
-/// The bytes of a write, or those expected by a read, at `offset` of a file: a text, or part of a fill of the whole file.
+/// The bytes of a write, or those expected by a read, at `offset` of a file: a text, or part of a fill of the whole
+/// file.
 struct Content {
     Fill fill;
     u64 offset, length;

@@ -342,7 +342,8 @@ void Narrator::write_timed(u64 time_ns, std::string_view text, std::string_view 
     sink_(out + "\n");
 }
 
-// --- Series -----------------------------------------------------------------------------------------------------------
+// --- Series
+// -----------------------------------------------------------------------------------------------------------
 
 void NarrationSeries::begin(std::string command) {
     if (runs_ > 0 && !options_.quiet) sink_("\n\n");

@@ -39,7 +39,8 @@ namespace kexec_sim::kho::abi {
 
 static_assert(std::endian::native == std::endian::little);
 
-// --- preserved-memory map -----------------------------------------------------------------------------------------------
+// --- preserved-memory map
+// -----------------------------------------------------------------------------------------------
 
 struct khoser_mem_bitmap_ptr {
     u64 phys_start;
@@ -72,7 +73,8 @@ inline constexpr u32 map_order_max = 51;
 /// The next kernel computes a block's size in 32 bits: from order 19 on it overflows, and nothing is reserved.
 inline constexpr u32 reservable_order_max = 18;
 
-// --- scratch array ------------------------------------------------------------------------------------------------------
+// --- scratch array
+// ------------------------------------------------------------------------------------------------------
 
 struct kho_scratch {
     u64 addr;
@@ -81,7 +83,8 @@ struct kho_scratch {
 static_assert(sizeof(kho_scratch) == 16);
 inline constexpr u64 scratch_segment_align = 64 * KiB;
 
-// --- setup_data of type SETUP_KEXEC_KHO -----------------------------------------------------------------------------------
+// --- setup_data of type SETUP_KEXEC_KHO
+// -----------------------------------------------------------------------------------
 
 struct kho_data {
     u64 fdt_addr;
@@ -92,7 +95,8 @@ struct kho_data {
 static_assert(sizeof(kho_data) == 32);
 static_assert(offsetof(kho_data, scratch_addr) == 16);
 
-// --- preserved vmalloc areas ----------------------------------------------------------------------------------------------
+// --- preserved vmalloc areas
+// ----------------------------------------------------------------------------------------------
 
 inline constexpr u16 KHO_VMALLOC_ALLOC = 1;
 inline constexpr u16 KHO_VMALLOC_HUGE_VMAP = 2;
@@ -116,7 +120,8 @@ struct kho_vmalloc_chunk {
 };
 static_assert(sizeof(kho_vmalloc_chunk) == page_bytes);
 
-// --- marker in `struct page` ------------------------------------------------------------------------------------------------
+// --- marker in `struct page`
+// ------------------------------------------------------------------------------------------------
 
 inline constexpr u64 KHO_PAGE_MAGIC = 0x4b484f50;  // "KHOP"
 

@@ -136,7 +136,8 @@ void reserve_in_successor(benchmark::State& state) {
 }
 BENCHMARK(reserve_in_successor)->Name("kho-v1 deserialize and reserve")->Iterations(1)->Unit(benchmark::kMillisecond);
 
-// --- references -------------------------------------------------------------------------------------------------------------
+// --- references
+// -------------------------------------------------------------------------------------------------------------
 
 using PlainMap = std::map<u64, std::vector<bool>>;  // index -> 4096 bits
 void plain_set(PlainMap& map, u64 pfn) {

@@ -1,4 +1,5 @@
-// What a whole machine costs: booting one of 1 TiB, and a whole `kexec-sim run`, from the start of the process to its exit.
+// What a whole machine costs: booting one of 1 TiB, and a whole `kexec-sim run`, from the start of the process to its
+// exit.
 #include "tests/bench/table.hpp"
 
 #include <cstdio>
@@ -26,7 +27,8 @@ double resident_mib() {
     return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / (1024.0 * 1024.0);
 }
 
-// --- boot -------------------------------------------------------------------------------------------------------------------
+// --- boot
+// -------------------------------------------------------------------------------------------------------------------
 
 void boot_of_a_tebibyte(benchmark::State& state) {
     double grown = 0;
@@ -58,7 +60,8 @@ void byte_a_page(benchmark::State& state) {
 }
 BENCHMARK(byte_a_page)->Name("reference:boot of 1 TiB")->Iterations(3)->Unit(benchmark::kMillisecond);
 
-// --- a whole run --------------------------------------------------------------------------------------------------------------
+// --- a whole run
+// --------------------------------------------------------------------------------------------------------------
 
 /// Runs a program with its output thrown away; false unless it ends with exit code 0.
 bool run_program(std::vector<std::string> words) {

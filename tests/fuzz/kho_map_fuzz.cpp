@@ -1,11 +1,13 @@
 // The preserved-memory map of a hostile predecessor: whatever chunks and bitmaps hold, the next kernel's boot ends.
 //
-// A small machine is given boot data that names a valid root tree; the input becomes the pages that the tree's map leads to:
+// A small machine is given boot data that names a valid root tree; the input becomes the pages that the tree's map
+// leads to:
 //
 //   byte 0       edition (bit 0: bitmaps of 4096 bytes)
 //   the rest     copied to the first map page on; chunks reach one another and their bitmaps by address, as usual
 //
-// Ends well: a kernel in user space, or a panic that has a name. A wild read throws BadPhysAccess, which is a panic that this target
+// Ends well: a kernel in user space, or a panic that has a name. A wild read throws BadPhysAccess, which is a panic
+// that this target
 // does not accept; a hang is the driver's business.
 #include <algorithm>
 #include <cstddef>

@@ -43,7 +43,8 @@ consteval std::array<std::uint8_t, count> zero_extended(const std::array<std::ui
     return bytes;
 }
 
-// --- kho-v1 §3: one folio of order 0 at 0x12345000, one of order 9 at 0x40000000 -----------------------------------------
+// --- kho-v1 §3: one folio of order 0 at 0x12345000, one of order 9 at 0x40000000
+// -----------------------------------------
 
 inline constexpr auto bitmap_512_order_0 = zeros_but<512>(104, 0x20);     // index 18, bit 837
 inline constexpr auto bitmap_512_order_9 = zeros_but<512>(64, 0x01);      // index 0, bit 512

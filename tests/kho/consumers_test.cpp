@@ -99,7 +99,8 @@ TEST_CASE("without an entry no tree is built") {
     CHECK(world.kho().outgoing_blobs().size() == 1);
 }
 
-// --- vmalloc --------------------------------------------------------------------------------------------------------------
+// --- vmalloc
+// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a vmalloc area is restored with its pages in order") {
     // Around the 511 entries of a chunk.

@@ -17,7 +17,8 @@ Errno raw(LuoWorld& world, u32 request, std::vector<u32>&& words) { return raw(w
 
 }  // namespace
 
-// --- luo-v3 --------------------------------------------------------------------------------------------------------------
+// --- luo-v3
+// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("the checks of a size-prefixed ioctl come in the kernel's order") {
     struct Row {
@@ -139,7 +140,8 @@ TEST_CASE("RESTORE without a free descriptor says EMFILE and can be repeated") {
     CHECK((*world.main().descriptor(100))->cloexec);
 }
 
-// --- luo-v2 --------------------------------------------------------------------------------------------------------------
+// --- luo-v2
+// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("luo-v2 has a number for each event, and says what it does not know") {
     LuoWorld world({.profile = "luo-v2"});
@@ -175,7 +177,8 @@ TEST_CASE("luo-v2 takes several openers, not O_EXCL, and a close means nothing t
     CHECK(second.fd_unpreserve(1));
 }
 
-// --- luoctl --------------------------------------------------------------------------------------------------------------
+// --- luoctl
+// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("luoctl checks the state itself") {
     LuoWorld world({.profile = "luo-v2"});

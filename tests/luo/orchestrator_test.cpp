@@ -138,7 +138,8 @@ TEST_CASE("a failed or cancelled prepare returns every frame") {
     CHECK(world.findings() == Calls{});
 }
 
-// --- defects, as written and repaired ------------------------------------------------------------------------------------
+// --- defects, as written and repaired
+// ------------------------------------------------------------------------------------
 
 TEST_CASE("after a failed freeze only those before it are cancelled and KHO stays finalized; strict repairs both") {
     for (const bool strict : {false, true}) {
@@ -195,7 +196,8 @@ TEST_CASE("CANCEL aborts a KHO that somebody else finalized, and then refuses") 
     CHECK(world.prepare() == Errno::ok);
 }
 
-// --- re-entry ------------------------------------------------------------------------------------------------------------
+// --- re-entry
+// ------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a callback that calls back hangs with the lock, and everybody after it waits for ever") {
     LuoWorld world;

@@ -117,7 +117,8 @@ TEST_CASE("105 subsystems with names of 16 characters fit beside the files, one 
     CHECK(probes[0]->own_calls == Calls{"subsystem-nr-000.prepare", "subsystem-nr-000.cancel"});
 }
 
-// --- trees that came with damage -------------------------------------------------------------------------------------------
+// --- trees that came with damage
+// -------------------------------------------------------------------------------------------
 
 TEST_CASE("a kernel that is handed no proper LUO tree panics at boot with the words of the series") {
     struct Case {

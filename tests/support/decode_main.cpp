@@ -5,7 +5,8 @@
 // The RAM file is raw: the byte at offset n is the byte at physical address n, holes are zeros, its end is the end of
 // RAM. Of the boot parameters only one object matters, at whatever depth it stands:
 //
-//     "setup_data": {"type": 10, "fdt_addr": "0x...", "fdt_size": "0x...", "scratch_addr": "0x...", "scratch_size": "0x..."}
+//     "setup_data": {"type": 10, "fdt_addr": "0x...", "fdt_size": "0x...", "scratch_addr": "0x...", "scratch_size":
+//     "0x..."}
 //
 // Exit: 0 decoded, or no handover was passed; 1 decoded with problems; 2 the command or a file is wrong.
 #include <fcntl.h>

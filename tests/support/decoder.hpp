@@ -1,6 +1,7 @@
 // A second pair of eyes on what one kernel leaves for the next.
 //
-// Problem. The simulator writes the handed-over blobs and the simulator reads them: a shared misreading of the ABI would
+// Problem. The simulator writes the handed-over blobs and the simulator reads them: a shared misreading of the ABI
+// would
 // never show. This decoder knows the ABI "kho-v1" from its description only. It includes nothing of the simulator, not
 // even libfdt, and sees memory through one function that copies bytes from a physical address.
 //

@@ -80,10 +80,7 @@ TEST_CASE("the independent decoder reads the first handover of every scenario", 
 }
 
 TEST_CASE("dtc accepts every tree of --dump-fdt", "[decoder]") {
-    if (std::system("dtc --version >/dev/null 2>&1") != 0) {
-        WARN("dtc is not installed: skipped");
-        return;
-    }
+    REQUIRE(std::system("dtc --version >/dev/null 2>&1") == 0);  // of the package device-tree-compiler
     unsigned trees = 0;
     for (const auto& file : scenario_files()) {
         INFO(scenario_name(file));

@@ -41,7 +41,8 @@ std::vector<std::pair<std::string, Scenario>> guilty_scenarios() {
     return scenarios;
 }
 
-// Where a scenario accepts one of several findings, muting one of them need not make it fail; two that fail are demanded.
+// Where a scenario accepts one of several findings, muting one of them need not make it fail; two that fail are
+// demanded.
 TEST_CASE("every invariant is violated on purpose by two scenarios that fail when it is muted", "[mute]") {
     const auto scenarios = guilty_scenarios();
     for (const auto& invariant : kexec_sim::invariants()) {
