@@ -2,8 +2,7 @@
 //
 // Every store into a structure that crosses a kexec goes through abi_write() under a name ("kho.chunk.next"). In a
 // normal run that is a plain store. A test names one of them with set_dropped_abi_write(): that store is left out, as
-// if
-// somebody had deleted the line, and the test demands that the referee notices. record_abi_writes() collects the
+// if somebody had deleted the line, and the test demands that the referee notices. record_abi_writes() collects the
 // names that a run passes, so that the test need not list them.
 //
 // This is the one switch that outlives a machine; nothing but such tests sets it.

@@ -1,8 +1,7 @@
 // C functions for modules: log, memory, addresses (kernel-model/include/linux/{printk,mm}.h).
 //
 // What a C function may write through a pointer counts as written from the moment the pointer is given out, because a
-// store
-// through the direct map passes nobody.
+// store through the direct map passes nobody.
 #include <cstdarg>
 #include <cstdio>
 #include <fmt/format.h>

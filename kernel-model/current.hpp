@@ -1,9 +1,8 @@
 // The kernel that C code runs in.
 //
 // A C function has no `this`. The host says before it enters a kernel which one it is; the exported C functions look
-// here. One
-// kernel runs at a time, so one pointer is enough; it is null between kernels, and a C function called then is a bug
-// of the host.
+// here. One kernel runs at a time, so one pointer is enough; it is null between kernels, and a C function called then
+// is a bug of the host.
 #pragma once
 
 #include "kernel-model/kernel.hpp"

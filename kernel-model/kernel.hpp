@@ -1,8 +1,7 @@
 // One kernel instance, from startup to the jump.
 //
 // An instance is an object tree that is destroyed at kexec. It gets the machine and boot parameters, nothing else. It
-// knows
-// neither KHO nor LUO; those attach through the named hooks before boot() runs:
+// knows neither KHO nor LUO; those attach through the named hooks before boot() runs:
 //
 //   early_param        a word of the command line            (kho=, kho_scratch=, liveupdate=)
 //   early_memory       handover data known, memblock empty   (KHO populates: scratch areas into memblock)
@@ -13,10 +12,9 @@
 //   reboot_prepare     reboot(KEXEC), before anything else; an errno stops the reboot
 //   debugfs            pseudo files (Kernel::vfs)
 //
-// Boot, in order: command line -> handover data -> memblock (memory map, image, fixed reservations) -> memmap and
-// hash tables ->
-// page allocator -> initcalls by level -> late init -> user space (agent "main").
-// Costs of the phases are charged to virtual time as they pass.
+// Boot, in order: command line -> handover data -> memblock (memory map, image, fixed reservations) -> memmap and hash
+// tables -> page allocator -> initcalls by level -> late init -> user space (agent "main"). Costs of the phases are
+// charged to virtual time as they pass.
 //
 // A panic is a KernelPanic exception that leaves through run() of whoever entered the kernel.
 #pragma once
@@ -98,8 +96,7 @@ public:
 
     /// reboot(2) with the KEXEC command, without the jump: reboot_prepare hooks, image check (EINVAL), shutdown,
     /// relocation. Yields where the next kernel finds its boot parameters. On success nothing of this kernel may run
-    /// any
-    /// more; the caller destroys it and boots the next.
+    /// any more; the caller destroys it and boots the next.
     Result<PhysRange> kexec_reboot();
 
     /// alloc_folio and friends name their caller by site; see page_alloc.hpp.

@@ -1,12 +1,9 @@
 // kexec_file_load and the segments of the next kernel.
 //
 // Segments get their destination at load time, by a top-down hole search; their bytes are kept in source pages of the
-// running
-// kernel until the reboot path copies them to the destination (relocation), just before the jump: that overwrites
-// whatever lies
-// there. The search goes over System RAM (page tables and all; nothing of the running kernel matters), over the areas
-// of the
-// `segment_policy` hook where one answers, or over the crash range for a crash image.
+// running kernel until the reboot path copies them to the destination (relocation), just before the jump: that
+// overwrites whatever lies there. The search goes over System RAM (page tables and all; nothing of the running kernel
+// matters), over the areas of the `segment_policy` hook where one answers, or over the crash range for a crash image.
 //
 //   order of placement: extra segments of the hooks (scratch array), boot parameters and command line, initrd, kernel
 //
@@ -72,8 +69,7 @@ BootParams firmware_boot(Machine& machine, const KexecRequest& request);
 /// The RAM that the firmware loads a kernel and its initrd into; empty: they do not fit.
 PhysRange firmware_room(std::span<const MemoryMapEntry> map, u64 image_bytes);
 /// The same for a crash kernel: image and parameters go into `crash_range`, which is all the memory it gets (and what
-/// is
-/// below 640 KiB).
+/// is below 640 KiB).
 BootParams crash_boot(Machine& machine, const KexecRequest& request, PhysRange crash_range);
 
 }  // namespace kexec_sim

@@ -1,11 +1,9 @@
 // Modules: C subsystems in shared objects, loaded into a kernel.
 //
 // Every kernel gets its own copy, so that the statics of a module start afresh in each generation. A kernel with a
-// process of its
-// own opens the file as it is, which debuggers know by its path; where all kernels live in one process, the file is
-// copied into a
-// memfd and opened from there. The functions that a module calls are exported by the
-// program (luo/c_api.cpp). When a kernel dies its modules are unmapped without being asked.
+// process of its own opens the file as it is, which debuggers know by its path; where all kernels live in one process,
+// the file is copied into a memfd and opened from there. The functions that a module calls are exported by the program
+// (luo/c_api.cpp). When a kernel dies its modules are unmapped without being asked.
 #pragma once
 
 #include <map>

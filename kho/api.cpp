@@ -1,10 +1,8 @@
 // The exported functions of KHO: the boundary between whoever calls and what KHO does.
 //
-// Each goes the same way: 1. the fault point of the call; 2. does the edition export it (EOPNOTSUPP); 3. the work; 4.
-// on
-// success, and only then, the instruments learn of the intent from the arguments, never from what the work wrote. So
-// a line of KHO
-// that forgets to write something cannot make the referee forget it too.
+// Each goes the same way: 1. does this kernel export it (EOPNOTSUPP); 2. the fault point of the call; 3. the work; 4.
+// on success, and only then, the instruments learn of the intent from the arguments, never from what the work wrote.
+// So a line of KHO that forgets to write something cannot make the referee forget it too.
 //
 // A planned `skip` returns success without the work, `lie` does the work and returns an errno. Both are told as the
 // caller sees them.
@@ -29,8 +27,7 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
 // -------------------------------------------------------------------------------------------------------------
 
 // Most folios share a bitmap with the one before, and nothing is remembered if anything could refuse this one. Both
-// ways
-// on are the last call of this function, so that the common way needs no stack.
+// ways on are the last call of this function, so that the common way needs no stack.
 Result<> Kho::preserve_folio(Folio folio, std::string_view who, bool metadata) {
     const Machine& machine = state_->machine;
     if (machine.faults.watches(FaultPoint::kho_preserve) || !state_->tracking.set_again(folio.pfn, folio.order))

@@ -6,14 +6,12 @@
 //
 // populate checks in this order, and the first that fails ends with "disabling KHO revival" and its errno:
 // 1. boot data of 32 bytes inside RAM. 2. The tree can be mapped (EFAULT). 3. Its header is valid (EINVAL). 4. It is
-// compatible
-// with "kho-v1" (EINVAL). 5. The scratch array can be mapped (EFAULT). 6. Every area is memory (EINVAL; the
-// areas before it stay flagged). A kernel that refuses boots as after a plain kexec, and preserved memory is free
-// memory to it.
+//    compatible with "kho-v1" (EINVAL). 5. The scratch array can be mapped (EFAULT). 6. Every area is memory (EINVAL;
+//    the areas before it stay flagged). A kernel that refuses boots as after a plain kexec, and preserved memory is
+//    free memory to it.
 //
 // populate does not ask whether KHO is on: with kho=off on the command line preserved memory is kept all the same,
-// only nothing
-// new is handed over.
+// only nothing new is handed over.
 //
 // Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_populate, kho_memory_init, kho_init;
 // arch/x86/kernel/setup.c.
@@ -336,8 +334,8 @@ void Kho::State::late_init() {
     if (!enabled) return;
     const AllocRequest request{.order = Order{0}, .site = root_site, .frame_class = FrameClass::kho};
     // An incoming tree that could not be restored lies in free memory. Lowest-first allocation would take just that
-    // page and
-    // clear it, always; on a real machine the first page is some other one, and the tree stays readable for a while.
+    // page and clear it, always; on a real machine the first page is some other one, and the tree stays readable for a
+    // while.
     const bool stray = in && kernel.pages.block(in->fdt.pfn()).meta.state == PageState::free;
     if (stray) kernel.pages.adopt_folio({in->fdt.pfn(), Order{0}}, root_site, FrameClass::overhead);
     const auto page = kernel.pages.alloc_folio(request);

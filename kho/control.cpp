@@ -4,16 +4,13 @@
 //                 ◄───abort────
 //
 // Finalize: 1. header, `compatible` and a placeholder for the map. 2. The root page is preserved. 3. 6.16, 6.18: the
-// notifier
-// chain is called with FINALIZE; consumers preserve memory and add sub-trees. 4. Tracking is serialized, its address
-// goes into the placeholder. 5. luo-*: sub-trees are written from the list. 6. The tree is closed.
+// notifier chain is called with FINALIZE; consumers preserve memory and add sub-trees. 4. Tracking is serialized, its
+// address goes into the placeholder. 5. luo-*: sub-trees are written from the list. 6. The tree is closed.
 //
 // Unhappy paths: any failure is "Failed to convert KHO state tree: <err>" and an abort; the caller gets the first
-// error.
-// Abort frees the chunks. 6.16 and 6.18 also forget all tracking, which loses what was preserved outside of the
-// FINALIZE
-// notification, and call the chain with ABORT, every member, also those that FINALIZE never reached. An error of
-// that chain is "Failed to abort KHO finalization: <err>", and the state stays finalized.
+// error. Abort frees the chunks. 6.16 and 6.18 also forget all tracking, which loses what was preserved outside of the
+// FINALIZE notification, and call the chain with ABORT, every member, also those that FINALIZE never reached. An error
+// of that chain is "Failed to abort KHO finalization: <err>", and the state stays finalized.
 //
 // The chain: higher priority first, equals in order of registration; a member stops it with BAD (EPERM) or an errno.
 // Source: Linux 6.16, kernel/kexec_handover.c: kho_finalize, kho_abort, kho_out_finalize_set; the LUO series.

@@ -1,8 +1,7 @@
 // Planned damage to what is handed over, applied to RAM just before the next kernel starts.
 //
 // The blobs are found as the next kernel will find them, from the boot data: root tree, then the trees it names, the
-// map's chunks, the
-// bitmaps, the scratch array. Each is one visit of a fault point, in this order:
+// map's chunks, the bitmaps, the scratch array. Each is one visit of a fault point, in this order:
 //
 //   handover.fdt       "root", then every sub-tree by its name
 //   handover.map       "chunk:0", "chunk:1", …, then "bitmap:0", "bitmap:1", … in chain order

@@ -1,8 +1,7 @@
 // The map as the next kernel reads it: a walk over chunks and bitmaps that always ends.
 //
 // The kernel trusts every word of the map. A simulator is fed with broken ones on purpose, so each is checked before
-// it is used, and
-// the first that cannot be right ends the walk ("rest ignored"):
+// it is used, and the first that cannot be right ends the walk ("rest ignored"):
 //
 //   chunk     page aligned, inside RAM, order ≤ 51 and not below its predecessor's, num_elms ≤ 255, not too many of them
 //   element   phys_start aligned to the order; the bitmap inside RAM
@@ -10,9 +9,8 @@
 //
 // A chain cannot be longer than the chunks that a full RAM would need in every order, so a circle ends as well.
 //
-// Set bits come out as runs: consecutive blocks of one order are one call, over word and bitmap borders, so that a
-// run costs
-// once and a folio in it next to nothing.
+// Set bits come out as runs: consecutive blocks of one order are one call, over word and bitmap borders, so that a run
+// costs once and a folio in it next to nothing.
 //
 //   bits   0 1 1 1 | 1 1 0 0 | 0 1      ──►  (1, 5 blocks) (9, 1 block)
 //

@@ -66,6 +66,5 @@ const Edition& edition_for_profile(std::string_view profile) {
     return *edition;
 }
 
-bool has_edition(std::string_view profile) { return find_edition(profile) != nullptr; }
 
 }  // namespace kexec_sim::kho

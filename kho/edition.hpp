@@ -1,9 +1,8 @@
 // What differs between the kernels that speak "kho-v1", as data.
 //
 // The compatible string is the same in all of them, yet 6.18 stores larger bitmaps than 6.16, so that a handover from
-// one
-// to the other is misread and nothing notices. An edition is one value of this struct; code asks its members and never
-// for a version.
+// one to the other is misread and nothing notices. An edition is one value of this struct; code asks its members and
+// never for a version.
 //
 //                       linux-6.16      linux-6.18      luo-v2, luo-v3
 //   bitmap              512 bytes       4096 bytes      512 bytes
@@ -51,6 +50,5 @@ struct Edition {
 
 /// The edition of a kernel profile (linux-6.16, linux-6.18, luo-v2, luo-v3). Any other name is a bug of the caller.
 const Edition& edition_for_profile(std::string_view profile);
-bool has_edition(std::string_view profile);
 
 }  // namespace kexec_sim::kho

@@ -45,7 +45,6 @@ int FdtWriter::property(const std::string& name, std::span<const std::byte> valu
 int FdtWriter::property_text(const std::string& name, std::string_view value) {
     return property(name, text_bytes(value));
 }
-int FdtWriter::property_u32(const std::string& name, u32 value) { return property(name, raw_bytes(value)); }
 int FdtWriter::property_u64(const std::string& name, u64 value) { return property(name, raw_bytes(value)); }
 
 int FdtWriter::placeholder(const std::string& name, u64 bytes, PhysAddr& at) {
@@ -91,7 +90,6 @@ int FdtEditor::set_property_u64_in_place(int node, const std::string& name, u64 
     return set_property_in_place(node, name, raw_bytes(value));
 }
 int FdtEditor::node_offset(const std::string& path) const { return fdt_path_offset(fdt_, path.c_str()); }
-int FdtEditor::delete_property(int node, const std::string& name) { return fdt_delprop(fdt_, node, name.c_str()); }
 
 // --- FdtReader
 // ------------------------------------------------------------------------------------------------------------
@@ -147,14 +145,6 @@ std::optional<u64> FdtReader::property_u64(int node, std::string_view name) cons
     std::memcpy(&number, value->data(), sizeof number);
     return number;
 }
-std::optional<u32> FdtReader::property_u32(int node, std::string_view name) const {
-    const auto value = property(node, name);
-    if (!value || value->size() != sizeof(u32)) return std::nullopt;
-    u32 number = 0;
-    std::memcpy(&number, value->data(), sizeof number);
-    return number;
-}
-
 std::vector<FdtReader::Property> FdtReader::properties(int node) const {
     std::vector<Property> all;
     for (int at = fdt_first_property_offset(blob_.data(), node); at >= 0;

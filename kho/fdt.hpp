@@ -41,7 +41,6 @@ public:
     int begin_node(const std::string& name);
     int property(const std::string& name, std::span<const std::byte> value);
     int property_text(const std::string& name, std::string_view value);  // with its zero
-    int property_u32(const std::string& name, u32 value);                // raw, host order
     int property_u64(const std::string& name, u64 value);                // raw, host order
     /// Room for `bytes`, zeroed; `at` gets where the value lies in RAM.
     int placeholder(const std::string& name, u64 bytes, PhysAddr& at);
@@ -68,7 +67,6 @@ public:
     int set_property_in_place(int node, const std::string& name, std::span<const std::byte> value);
     int set_property_u64_in_place(int node, const std::string& name, u64 value);
     int node_offset(const std::string& path) const;  // "/subsystems"
-    int delete_property(int node, const std::string& name);
 
 private:
     std::string prefix_;
@@ -98,7 +96,6 @@ public:
     /// A string property, up to its zero; nullopt if there is none inside it.
     std::optional<std::string_view> property_text(int node, std::string_view name) const;
     std::optional<u64> property_u64(int node, std::string_view name) const;  // 8 bytes, raw
-    std::optional<u32> property_u32(int node, std::string_view name) const;
     struct Property {
         std::string name;
         std::span<const std::byte> value;

@@ -58,7 +58,6 @@ u64 Kho::preserved_folios() const { return state_->tracking.count().blocks; }
 u64 Kho::preserved_bytes() const { return state_->tracking.count().bytes; }
 u64 Kho::map_pages() const { return state_->map.chunks.size() + state_->tracking.bitmap_pages(); }
 PhysAddr Kho::root_tree() const { return state_->root; }
-PhysAddr Kho::incoming_root_tree() const { return state_->in ? state_->in->fdt : PhysAddr{}; }
 
 std::vector<Kho::Blob> Kho::outgoing_blobs() const {
     std::vector<Blob> blobs;

@@ -1,9 +1,8 @@
 // Kexec HandOver (KHO): carries memory from one kernel to the next.
 //
-// The problem. kexec starts a new kernel in the same RAM, and everything that the old one had in memory is free
-// memory to
-// the new one. KHO lets components of the old kernel mark memory as *preserved*; the new kernel keeps it reserved until
-// its components *restore* it.
+// The problem. kexec starts a new kernel in the same RAM, and everything that the old one had in memory is free memory
+// to the new one. KHO lets components of the old kernel mark memory as *preserved*; the new kernel keeps it reserved
+// until its components *restore* it.
 //
 // Terms.
 //   preserve     mark a folio or a range; nothing is copied, the memory stays where it is
@@ -25,14 +24,13 @@
 // Happy path: 1. boot with kho=on reserves scratch areas. 2. Components preserve memory and add sub-trees. 3. finalize.
 // 4. kexec_file_load places the image inside scratch. 5. kexec. 6. populate finds tree and scratch areas; early boot
 // allocates from scratch only. 7. memory_init reserves every block of the map. 8. Components retrieve their sub-trees
-// and
-// restore their memory.
+// and restore their memory.
 //
 // Unhappy paths, each with its message in the kernel log: 1. no memory for scratch: KHO is off for this boot. 2.
-// preserve
-// fails (EBUSY once finalized, ENOMEM). 3. finalize fails: "Failed to convert KHO state tree". 4. an image does not fit
-// into scratch: EADDRNOTAVAIL. 5. populate refuses the handover: "disabling KHO revival". 6. the map is damaged: what
-// follows the damage is not reserved. 7. a block that was not preserved is restored (the edition decides what happens).
+// preserve fails (EBUSY once finalized, ENOMEM). 3. finalize fails: "Failed to convert KHO state tree". 4. an image
+// does not fit into scratch: EADDRNOTAVAIL. 5. populate refuses the handover: "disabling KHO revival". 6. the map is
+// damaged: what follows the damage is not reserved. 7. a block that was not preserved is restored (the edition decides
+// what happens).
 //
 // Kernels differ; kho/edition.hpp says in what. A function that an edition does not export answers EOPNOTSUPP here.
 // Source: Linux 6.16 to 6.18, kernel/kexec_handover.c; the LUO series for the editions luo-v2 and luo-v3.
@@ -105,8 +103,7 @@ public:
     /// EBUSY once finalized; ENOMEM; EINVAL: in scratch (6.18).
     Result<> preserve_folio(Folio folio, std::string_view who, bool metadata = true);
     /// Exactly as preserve_folio for each order-0 folio of the run, ascending. Stops at the first failure and undoes
-    /// nothing;
-    /// `preserved` gets how many were done.
+    /// nothing; `preserved` gets how many were done.
     Result<> preserve_folios(PfnRange run, std::string_view who, bool metadata = true, u64* preserved = nullptr);
     /// 6.16, luo-*. EBUSY; EINVAL not page aligned; ENOMEM. A failed call leaves nothing set.
     Result<> preserve_phys(PhysAddr phys, u64 bytes, std::string_view who, bool metadata = true);
@@ -123,8 +120,7 @@ public:
     /// ENOENT where the kernel's function returns NULL.
     Result<Folio> restore_folio(PhysAddr phys, std::string_view who, FrameClass frame_class);
     /// restore_folio for each order-0 folio of the run, ascending; stops at the first failure. EINVAL: a block came
-    /// back with
-    /// another order than 0; it is restored. `restored` gets the number of order-0 folios that were.
+    /// back with another order than 0; it is restored. `restored` gets the number of order-0 folios that were.
     Result<> restore_folios_run(PfnRange run, std::string_view who, FrameClass frame_class, u64* restored = nullptr);
     /// 6.18. `count` order-0 pages.
     Result<PfnRange> restore_pages(PhysAddr phys, u64 count, std::string_view who, FrameClass frame_class);
@@ -133,8 +129,7 @@ public:
                                                FrameClass frame_class);
 
     /// 6.16, 6.18: only inside a finalize notification (EINVAL else). luo-*: at any time. The caller preserves the
-    /// page itself. An
-    /// errno may be a libfdt code (3: no space).
+    /// page itself. An errno may be a libfdt code (3: no space).
     Result<> add_subtree(const std::string& name, PhysAddr fdt);
     Result<> remove_subtree(PhysAddr fdt);                       // luo-*. ENOENT: no such sub-tree
     Result<PhysAddr> retrieve_subtree(const std::string& name);  // ENOENT, EINVAL; the address is unchecked
@@ -155,7 +150,6 @@ public:
     u64 preserved_bytes() const;
     u64 map_pages() const;       // pages of chunks and bitmaps in use now
     PhysAddr root_tree() const;  // the outgoing page; 0 without
-    PhysAddr incoming_root_tree() const;
     /// The blobs of the outgoing handover by name: "root", then each sub-tree. Empty while not finalized.
     struct Blob {
         std::string name;
@@ -164,8 +158,7 @@ public:
     std::vector<Blob> outgoing_blobs() const;
 
     /// Planned faults on what is handed over (handover.fdt, .map, .scratch), applied to RAM. Call after relocation,
-    /// with
-    /// the parameters that the next kernel gets.
+    /// with the parameters that the next kernel gets.
     void corrupt_handover(const BootParams& passed);
 
     struct State;

@@ -5,11 +5,9 @@
 //   setup_data   type 10: where the root tree's page and that copy are
 //
 // The tree itself is not copied; the next kernel reads it where it is. So an image that was loaded first hands over
-// what finalize
-// wrote later (6.16, luo-*), or an unfinished page if nothing was ever finalized, or the tree of a finalize that was
-// aborted since. 6.18 passes data only if finalized when the image is loaded.
-// Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_fill_kimage, kho_locate_mem_hole;
-// arch/x86/kernel/kexec-bzimage64.c.
+// what finalize wrote later (6.16, luo-*), or an unfinished page if nothing was ever finalized, or the tree of a
+// finalize that was aborted since. 6.18 passes data only if finalized when the image is loaded. Source: Linux 6.16 and
+// 6.18, kernel/kexec_handover.c: kho_fill_kimage, kho_locate_mem_hole; arch/x86/kernel/kexec-bzimage64.c.
 #include <cstring>
 
 #include "kernel-model/abi_write.hpp"

@@ -1,21 +1,19 @@
 // reserve_mem over a kexec: the first consumer of KHO.
 //
 // An entry of reserve_mem=SIZE:ALIGN:NAME keeps its address and content if the next kernel's command line names it
-// again, with the
-// same size and an alignment that its address has. Layout of the tree in kho/abi/root_tree.hpp.
+// again, with the same size and an alignment that its address has. Layout of the tree in kho/abi/root_tree.hpp.
 //
 //   old kernel: late init builds a tree of one page, if there are entries
 //               6.16, 6.18: on FINALIZE each range and the page are preserved and the sub-tree is added
 //               luo-*: that is done at late init at once
 //   new kernel: as an entry is parsed, its range is looked up in the sub-tree "memblock", checked and taken over
 //
-// Checks of a revival, each of which ends with a fresh allocation: 1. The sub-tree is there (no message if not). 2.
-// It is
-// compatible. 3. It has a child of that name. 4. The child is compatible. 5. Both values have 8 bytes (no message).
+// Checks of a revival, each of which ends with a fresh allocation: 1. The sub-tree is there (no message if not). 2. It
+// is compatible. 3. It has a child of that name. 4. The child is compatible. 5. Both values have 8 bytes (no message).
 // 6. The alignment fits. 7. The size is the same.
 // The page of the old tree stays reserved in the new kernel.
-// Source: Linux 6.16, mm/memblock.c: reserve_mem_kho_finalize, reserve_mem_kho_revive; Linux 6.18 for pages instead
-// of phys ranges.
+// Source: Linux 6.16, mm/memblock.c: reserve_mem_kho_finalize, reserve_mem_kho_revive; Linux 6.18 for pages instead of
+// phys ranges.
 #include <libfdt.h>
 
 #include "kho/abi/root_tree.hpp"

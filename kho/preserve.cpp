@@ -1,9 +1,8 @@
 // Preserving, behind the boundary of kho/api.cpp: the checks of an exported function, then tracking.
 //
 // Order of the checks: finalized (EBUSY), alignment (EINVAL), overlap with scratch (EINVAL with a WARN, in editions
-// that look;
-// in the others the block is preserved and the next kernel may overwrite it).
-// Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_preserve_folio, kho_preserve_phys, kho_preserve_pages.
+// that look; in the others the block is preserved and the next kernel may overwrite it). Source: Linux 6.16 and 6.18,
+// kernel/kexec_handover.c: kho_preserve_folio, kho_preserve_phys, kho_preserve_pages.
 #include "kho/state.hpp"
 #include "machine/reached.hpp"
 

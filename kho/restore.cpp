@@ -1,8 +1,7 @@
 // Restoring, behind the boundary of kho/api.cpp.
 //
 // memory_init left a marker in the metadata of every preserved head page. What a restore checks is what the editions
-// have
-// learned over time:
+// have learned over time:
 //
 //                              6.16, luo-*                       6.18
 //   marker                     order                             magic | order
@@ -13,9 +12,8 @@
 //   order above 10             nothing                           nothing
 //
 // "Nothing" is NULL in the kernel and ENOENT here. What goes unnoticed tears the page out of whatever it belongs to;
-// the
-// referee sees that, this kernel does not.
-// Source: Linux 6.16 and 6.18, kernel/kexec_handover.c: kho_restore_folio, kho_restore_pages, kho_retrieve_subtree.
+// the referee sees that, this kernel does not. Source: Linux 6.16 and 6.18, kernel/kexec_handover.c:
+// kho_restore_folio, kho_restore_pages, kho_retrieve_subtree.
 #include "kho/abi/root_tree.hpp"
 #include "kho/state.hpp"
 #include "machine/reached.hpp"

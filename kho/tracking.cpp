@@ -26,8 +26,7 @@ Tracking::Tracking(Kernel& kernel, const Edition& edition, const std::vector<Phy
 Tracking::~Tracking() = default;
 
 // Remembered is only what set_again() may take without a question: no write that a test leaves out, and in editions
-// that refuse
-// scratch nothing whose bitmap reaches into it.
+// that refuse scratch nothing whose bitmap reaches into it.
 void Tracking::remember(Order order, u64 index, u64* words) {
     remember_nothing();
     last_order_ = order;

@@ -1,8 +1,7 @@
 // Tracking: the set of preserved blocks, in bitmaps that lie in simulated RAM.
 //
 // Two levels, sparse. A block of 2^order pages at `pfn` is number `pfn >> order` of its order; B consecutive numbers
-// share a bitmap
-// (B = 4096 for 512 bytes, 32768 for a page):
+// share a bitmap (B = 4096 for 512 bytes, 32768 for a page):
 //
 //   order 0 ──► index 18 ──► bitmap at 0x105c0000   |…1…|   bit 837: 0x12345000
 //   order 9 ──► index 0  ──► bitmap at 0x105c0200   |…1…|   bit 512: 0x40000000
@@ -11,19 +10,16 @@
 // part that lives outside (it dies with the kernel).
 //
 // Happy path: 1. The bitmap of the block is looked up; the last one is remembered, since preserving goes mostly in
-// address
-// order. 2. The bit is set. Setting twice is the same as setting once; there are no counts.
-// Unhappy paths: 1. No memory for a new bitmap: ENOMEM, nothing changed. 2. (6.18) The new bitmap lies in scratch:
-// WARN, EINVAL.
+// address order. 2. The bit is set. Setting twice is the same as setting once; there are no counts. Unhappy paths: 1.
+// No memory for a new bitmap: ENOMEM, nothing changed. 2. (6.18) The new bitmap lies in scratch: WARN, EINVAL.
 //
 // Ranges are split into blocks as large as alignment and length allow: 3..12 becomes (3, order 0) (4, 2) (8, 2).
 // Cleared bitmaps stay, and are handed over empty. The same memory may be set in several orders; nothing checks that.
 //
 // At random every bit is a cache miss, and a write that misses holds up all that follow. So the word of a block in
-// another bitmap than the
-// one before is only fetched at first, and its bit set sixteen blocks later. Nobody can tell: nothing names a bitmap
-// before the map
-// is serialized, and whoever reads or clears bits has the waiting ones set first.
+// another bitmap than the one before is only fetched at first, and its bit set sixteen blocks later. Nobody can tell:
+// nothing names a bitmap before the map is serialized, and whoever reads or clears bits has the waiting ones set
+// first.
 //
 // Cost: a few ns a block in address order, twice as much at random; 512 bytes for 16 MiB of order-0 folios.
 // Simplified: the kernel's xarray nodes and per-order structures cost no simulated memory.
@@ -54,8 +50,7 @@ public:
     ~Tracking();
 
     /// The commonest case and nothing else: a block in a bitmap that exists, after one of the same order that nothing
-    /// could
-    /// refuse. False: not done, call set().
+    /// could refuse. False: not done, call set().
     bool set_again(Pfn pfn, Order order) {
         const u64 block = pfn.raw >> order.raw, index = block >> bits_shift_, bit = block & bits_mask_;
         if (index == last_index_ && order == last_order_) [[likely]] {

@@ -1,20 +1,17 @@
 // Preserved vmalloc areas (6.18): contiguous to its user, scattered in RAM.
 //
 // The blocks are preserved one by one, and a chain of pages lists them (layout in kho/abi/kho_v1.hpp). The consumer
-// keeps the
-// 16-byte descriptor in its own tree.
+// keeps the 16-byte descriptor in its own tree.
 //
 //   descriptor ──► chunk: next ──► chunk: next = 0
 //                  | block 0 … 510 | block 511 …
 //
 // Preserve: 1. a chunk page is allocated and preserved. 2. Each block is preserved and listed. 3. A chunk that is
-// exactly full gets
-// a successor, perhaps an empty one. A failure takes everything back and frees the chunks.
-// Restore: blocks in order, then the chunk, which is freed, then the next. Any contradiction (flags, counts, a block
-// without
+// exactly full gets a successor, perhaps an empty one. A failure takes everything back and frees the chunks. Restore:
+// blocks in order, then the chunk, which is freed, then the next. Any contradiction (flags, counts, a block without
 // marker, no memory) ends it with nothing; blocks restored until then stay with the caller's class, as in the kernel.
-// The chain comes from another kernel, so it is walked with a limit and never left RAM.
-// Source: Linux 6.18, kernel/kexec_handover.c: kho_preserve_vmalloc, kho_restore_vmalloc.
+// The chain comes from another kernel, so it is walked with a limit and never left RAM. Source: Linux 6.18,
+// kernel/kexec_handover.c: kho_preserve_vmalloc, kho_restore_vmalloc.
 #include <cstring>
 
 #include "kernel-model/abi_write.hpp"

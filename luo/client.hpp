@@ -1,8 +1,7 @@
 // What a user-space program does with /dev/liveupdate: libluo, for one agent.
 //
 // Every call goes through open(2), ioctl(2), close(2) of the kernel model with an argument in the edition's binary
-// form, so
-// nothing reaches the orchestrator that a program could not send.
+// form, so nothing reaches the orchestrator that a program could not send.
 #pragma once
 
 #include <memory>

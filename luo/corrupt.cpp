@@ -1,8 +1,8 @@
 // Planned damage to LUO's part of a handover: handover.luo[LUO], [file-descriptors], [0x<token>].
 //
 // It is applied after relocation, when nothing of the old kernel runs any more, to RAM alone: where the trees lie is
-// read from the trees
-// themselves, as the next kernel will do. What cannot be found (because something else is damaged) is left alone.
+// read from the trees themselves, as the next kernel will do. What cannot be found (because something else is damaged)
+// is left alone.
 #include "luo/abi/trees.hpp"
 #include "luo/orchestrator.hpp"
 

@@ -4,10 +4,9 @@
 //   luo-v2   open -> any number of openers; close means nothing
 //
 // A luo-v3 call: 1. number out of the table: EINVAL. 2. The first word, the size, cannot be read: EFAULT. 3. The
-// number is not exactly the
-// table's: ENOTTY. 4. Size below the smallest: EINVAL. 5. Above the known one with a byte that is not zero: E2BIG. 6.
-// The struct cannot be
-// read: EFAULT. 7. The operation. A luo-v2 call: type or number unknown: ENOTTY; argument: EFAULT; the operation.
+// number is not exactly the table's: ENOTTY. 4. Size below the smallest: EINVAL. 5. Above the known one with a byte
+// that is not zero: E2BIG. 6. The struct cannot be read: EFAULT. 7. The operation. A luo-v2 call: type or number
+// unknown: ENOTTY; argument: EFAULT; the operation.
 //
 // This is the boundary at which the referee is told what user space asked for and what it was told.
 #pragma once

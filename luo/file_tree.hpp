@@ -1,8 +1,7 @@
 // The tree of file descriptors: one node for each preserved file (luo/abi/trees.hpp shows it).
 //
 // It is made for a number of files and never grows: the block that holds it is preserved as a whole, and handles are
-// written in place.
-// An incoming tree is data of the previous kernel: names, tokens and lengths are checked before use.
+// written in place. An incoming tree is data of the previous kernel: names, tokens and lengths are checked before use.
 #pragma once
 
 #include <expected>

@@ -1,8 +1,7 @@
 // Files that user space wants to have carried over: the built-in subsystem `file-descriptors`.
 //
 // An agent names a file by a token of its own choice. A file handler, one for each kind of file, knows how to carry
-// it. Every file has
-// a state of its own beside the machine's, and can be moved ahead of it by per-file events.
+// it. Every file has a state of its own beside the machine's, and can be moved ahead of it by per-file events.
 //
 //   outgoing set   token -> { handler, file, data, state }    PRESERVE adds, UNPRESERVE and the device's last close take away
 //   incoming set   token -> { handler, file, data, state }    rebuilt from the tree on the first restore, or at FINISH
@@ -12,26 +11,19 @@
 //     └──────cancel────────┴───────cancel──────┘
 //
 // Happy path: 1. PRESERVE(fd, token): the first handler that accepts the file keeps a reference to it. 2. The
-// subsystem's prepare makes
-// the tree (one node a file), calls every handler's prepare, ascending tokens, and writes their handles. 3. freeze
-// likewise. 4. The next
-// kernel is given the tree at boot. 5. RESTORE(token) asks the handler to retrieve the file. 6. finish lets every
-// handler clean up; files
-// that nobody restored are discarded.
+// subsystem's prepare makes the tree (one node a file), calls every handler's prepare, ascending tokens, and writes
+// their handles. 3. freeze likewise. 4. The next kernel is given the tree at boot. 5. RESTORE(token) asks the handler
+// to retrieve the file. 6. finish lets every handler clean up; files that nobody restored are discarded.
 //
 // Unhappy paths: 1. EBUSY in the wrong state, ENOENT without a handler or token, EEXIST for a token that is taken. 2.
-// No memory for the
-// tree, KHO refuses it, it does not fit: prepare fails. 3. A handler's prepare fails: files before it are cancelled.
-// 4. A handle cannot be
-// written: ENOSPC, all are cancelled. 5. A handler's freeze fails: files before it are cancelled, the others never
-// are (LUO-D4), the tree is freed.
-// 6. A retrieve fails: it cannot be tried again. 7. An incoming tree that cannot be read, or names a handler that
-// this kernel
-// does not have: panic.
+// No memory for the tree, KHO refuses it, it does not fit: prepare fails. 3. A handler's prepare fails: files before
+// it are cancelled. 4. A handle cannot be written: ENOSPC, all are cancelled. 5. A handler's freeze fails: files
+// before it are cancelled, the others never are (LUO-D4), the tree is freed.
+// 6. A retrieve fails: it cannot be tried again. 7. An incoming tree that cannot be read, or names a handler that this
+//    kernel does not have: panic.
 //
 // Invariants: F1: a file is prepared or frozen exactly if its handler's prepare succeeded and no cancel followed. F2:
-// an incoming file is retrieved
-// at most once. Source: the LUO series, kernel/liveupdate/luo_files.c.
+// an incoming file is retrieved at most once. Source: the LUO series, kernel/liveupdate/luo_files.c.
 #pragma once
 
 #include <map>
@@ -91,7 +83,6 @@ public:
     void start();
 
     u64 outgoing_count() const { return outgoing_.size(); }
-    u64 incoming_count() const { return incoming_.size(); }
 
 private:
     struct Record {

@@ -2,8 +2,7 @@
 //
 // One task runs at a time here, so a lock is never contended, and the only way to wait for one is to hold it already:
 // a callback that calls back into the orchestrator. A real kernel would hang there. Here the second acquisition
-// throws, and what
-// was held stays held:
+// throws, and what was held stays held:
 //
 //   first task     write_lock(state) -> callback -> read_lock(state)     TaskDeadlock, told to the referee
 //   anybody else   read_lock(state)                                       TaskBlocked: waits for ever

@@ -7,8 +7,7 @@
 //   finish    updated            Error: can only finish from updated state
 //
 // Exit 1 as well: an error of the device, an unknown command, not exactly one command, no device ("LUO is not
-// available on
-// this system"). There is no command for freeze; reboot does that.
+// available on this system"). There is no command for freeze; reboot does that.
 #pragma once
 
 #include <string>

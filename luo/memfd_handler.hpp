@@ -1,27 +1,24 @@
 // memfds over a live update: the file handler "memfd-v1".
 //
 // The pages of a memfd stay where they are; what is handed over is a list of them, with size and position, in a small
-// tree of its own
-// (luo/abi/trees.hpp). Lost on the way: name, seals, holes (they become pages of zeros), owner.
+// tree of its own (luo/abi/trees.hpp). Lost on the way: name, seals, holes (they become pages of zeros), owner.
 //
 //   file   index 0     1     2                          next kernel
 //          |pfn 12  |pfn 13 |pfn 40 |                   tree ──► restore each page ──► insert at its index ──► size
 //   tree   folios = 12|flags 0   13|flags 1   40|flags 2
 //
-// Prepare: 1. Freeze the mapping: no size change, no holes. 2. More than 2^32 - 1 pages: E2BIG. 3. Pin all pages;
-// that moves them out of
-// CMA, hence out of scratch. 4. Preserve each page. 5. Write and preserve the tree. Freeze: the position once more.
-// Cancel: all of it
-// backwards. Retrieve: tree, pages, file; the tree is freed. Finish without retrieve: everything is restored and freed.
+// Prepare: 1. Freeze the mapping: no size change, no holes. 2. More than 2^32 - 1 pages: E2BIG. 3. Pin all pages; that
+// moves them out of CMA, hence out of scratch. 4. Preserve each page. 5. Write and preserve the tree. Freeze: the
+// position once more. Cancel: all of it backwards. Retrieve: tree, file, pages, size; the tree is freed. Finish without
+// retrieve: everything is restored and freed.
 //
 // Unhappy paths: 1. empty file: EINVAL from the pin. 2. ENOMEM: pages for holes, the tree, a tree of more than 4 MiB
-// (above 1023 MiB of
-// file). 3. KHO refuses a page or the tree. After any of them the file is as before, but for holes that were filled.
-// 4. In retrieve: no
-// tree ENOENT; malformed properties EINVAL; a page that cannot be restored ENOENT (LUO-D8, corrected).
+// (above 1023 MiB of file). 3. KHO refuses a page or the tree. After any of them the file is as before, but for holes
+// that were filled. 4. In retrieve: no tree ENOENT; malformed properties EINVAL; a page that cannot be restored ENOENT
+// (LUO-D8, corrected).
 //
-// Source: the LUO series, mm/memfd_luo.c. Simplified: pages are folios of order 0; their flags are always dirty and
-// up to date.
+// Source: the LUO series, mm/memfd_luo.c. Simplified: pages are folios of order 0; their flags are always dirty and up
+// to date.
 #pragma once
 
 #include <functional>

@@ -2,10 +2,9 @@
 // resources.
 //
 // The problem. KHO can carry memory over a kexec, but somebody must say when: devices, VMs and files have to be
-// brought into a
-// state in which they can be carried, in an order, and back if one of them cannot. LUO is that somebody. It has one
-// state
-// for the whole machine, and calls every subsystem that has something to carry at each change.
+// brought into a state in which they can be carried, in an order, and back if one of them cannot. LUO is that
+// somebody. It has one state for the whole machine, and calls every subsystem that has something to carry at each
+// change.
 //
 // Terms.
 //   subsystem    a part of the kernel that carries something over: callbacks and a name
@@ -23,13 +22,10 @@
 //                  └──────CANCEL─────────────────────────────┘
 //
 // Happy path. 1. Subsystems register; an agent preserves files under tokens. 2. PREPARE: LUO makes its tree, calls
-// `prepare` of
-// each subsystem in order of registration, writes the handles into the tree, finalizes KHO. The workload runs on, with
-// restrictions. 3. reboot(2) with the KEXEC command: FREEZE calls `freeze` of each; handles may change; the blackout
-// begins. 4. The new
-// kernel finds the tree and is `updated`. Subsystems that register are given their handle (`boot`); agents restore
-// files by
-// token. 5. FINISH: `finish` of each subsystem, then normal.
+// `prepare` of each subsystem in order of registration, writes the handles into the tree, finalizes KHO. The workload
+// runs on, with restrictions. 3. reboot(2) with the KEXEC command: FREEZE calls `freeze` of each; handles may change;
+// the blackout begins. 4. The new kernel finds the tree and is `updated`. Subsystems that register are given their
+// handle (`boot`); agents restore files by token. 5. FINISH: `finish` of each subsystem, then normal.
 //
 // Unhappy paths.
 //   1  an event that the state does not allow: EINVAL and "Can't switch to […]"; CANCEL asks KHO first (ENOENT)
@@ -44,12 +40,12 @@
 //   8  a handed-over tree that is no LUO tree: the new kernel panics at boot
 //   9  a callback that calls back: the task hangs with the lock held (luo/lock.hpp)
 //
-// Invariants. O1: the state changes along the arrows above only. O2: no two subsystems on the list have the same
-// name. O3: outside
-// prepared and frozen there is no outgoing tree, but for LUO-D5. O4: private_data is 0 after cancel and after finish.
+// Invariants. O1: the state changes along the arrows above only. O2: no two subsystems on the list have the same name.
+// O3: outside prepared and frozen there is no outgoing tree, but for LUO-D5. O4: private_data is 0 after cancel and
+// after finish.
 //
-// Source: the LUO series, kernel/liveupdate/luo_core.c and luo_subsystems.c. Simplified: no module references, one
-// task at a time.
+// Source: the LUO series, kernel/liveupdate/luo_core.c and luo_subsystems.c. Simplified: a module
+// reference can fail to be taken, and has no other effect; one task at a time.
 #pragma once
 
 #include <memory>

@@ -1,17 +1,15 @@
 // A subsystem whose answers a scenario writes down, and which carries real pages.
 //
-// Its pages are allocated when it registers and filled from its name, so the next kernel knows what they must
-// contain. They are
-// chained by a header at the start of each; the data handle is the physical address of the first.
+// Its pages are allocated when it registers and filled from its name, so the next kernel knows what they must contain.
+// They are chained by a header at the start of each; the data handle is the physical address of the first.
 //
 //   data ──► | magic | pages | index 0 | next ─┼──► | magic | pages | index 1 | next 0 |
 //            | fill from name, index           |    | fill …                           |
 //
 // prepare preserves the pages (and undoes what it did if it is told to fail), cancel unpreserves them, unregister
-// frees them. In the next kernel
-// `boot` follows the chain and compares, `finish` restores the pages and frees them; without a boot callback (luo-v2)
-// finish
-// compares first. What the chain says is another kernel's data: addresses, counts and indexes are checked.
+// frees them. In the next kernel `boot` follows the chain and compares, `finish` restores the pages and frees them;
+// without a boot callback (luo-v2) finish compares first. What the chain says is another kernel's data: addresses,
+// counts and indexes are checked.
 #pragma once
 
 #include <string>

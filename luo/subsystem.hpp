@@ -8,9 +8,8 @@
 
 namespace kexec_sim::luo {
 
-/// Owned by whoever registers it, who keeps it alive while it is on the list. Callbacks return 0, a negative errno,
-/// or a
-/// positive number, which is no error. They may throw KernelPanic. An empty one is skipped.
+/// Owned by whoever registers it, who keeps it alive while it is on the list. Callbacks return 0, a negative errno, or
+/// a positive number, which is no error. They may throw KernelPanic. An empty one is skipped.
 struct Subsystem {
     std::string name;
     std::function<int(u64*data)> prepare = {}, freeze = {};  // `data` points at private_data() itself

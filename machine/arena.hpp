@@ -8,8 +8,7 @@
 //   | header | bump ->                          <- never returned to the host before destroy |
 //
 // Freed blocks go to a list of their size class (powers of two from 32 bytes). One thread at a time: a kernel runs
-// while
-// its supervisor waits. Cost: O(1).
+// while its supervisor waits. Cost: O(1).
 #pragma once
 
 #include <array>

@@ -176,8 +176,8 @@ private:
     std::pmr::map<std::pair<FaultPoint, std::pmr::string>, u64> visits_;
 };
 
-/// The work of a call under its fault point: a planned `skip` returns success without it, `lie` does it and returns
-/// an errno.
+/// The work of a call under its fault point: a planned `skip` returns success without it, `lie` does it and returns an
+/// errno.
 template <typename Work>
 Result<> under_fault(FaultInjector& faults, FaultPoint point, std::string_view name, Work&& work) {
     const auto action = faults.visit(point, name);

@@ -6,8 +6,8 @@
 //            ^ one kernel at a time, which keeps nothing here but bytes in RAM
 //
 // A Machine is made in its arena and destroyed with it; there is one at a time in a process. Its memory map is what the
-// firmware tells a kernel: RAM, reserved ranges, the hole below 4 GiB (3 GiB to 4 GiB), and which node a range
-// belongs to.
+// firmware tells a kernel: RAM, reserved ranges, the hole below 4 GiB (3 GiB to 4 GiB), and which node a range belongs
+// to.
 #pragma once
 
 #include <memory>
@@ -88,7 +88,7 @@ MachineHandle make_machine(const MachineConfig& config);
 
 /// The firmware's map for a machine of these nodes: [0, 639 KiB) RAM, then firmware, 1 MiB to 3 GiB RAM (the last
 /// 128 KiB of what is below 3 GiB reserved for tables), the rest from 4 GiB on. Nodes follow one another in address
-/// order.
+///     order.
 void firmware_layout(const std::vector<u64>& node_bytes, std::vector<MemoryMapEntry>& map,
                      std::vector<NodeRange>& nodes);
 

@@ -19,8 +19,7 @@ namespace kexec_sim {
 u64 image_file_bytes(const std::string& path);
 
 /// Calls `block` with parts of the image, ascending by offset, each beginning at a page boundary; holes of a sparse
-/// file are
-/// left out. UserError if it cannot be read, or is damaged.
+/// file are left out. UserError if it cannot be read, or is damaged.
 void read_image(const std::string& path, const std::function<void(u64 offset, std::span<const std::byte>)>& block);
 
 }  // namespace kexec_sim

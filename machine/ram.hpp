@@ -1,22 +1,19 @@
 // Physical memory.
 //
-// RAM is a memfd (with `--ram` the named file) mapped shared through Boost.Interprocess: offset = physical address.
-// It costs
-// what is written. Beside it stands a bitmap of written frames with a summary of one bit for 4096 frames:
+// RAM is a memfd (with `--ram` the named file) mapped shared through Boost.Interprocess: offset = physical address. It
+// costs what is written. Beside it stands a bitmap of written frames with a summary of one bit for 4096 frames:
 //
 //   summary  1 bit / 16 MiB     |1|0|0|1|…
 //   written  1 bit / 4 KiB      |0101…| |1000…|       (untouched where the summary is 0)
 //   RAM      4 KiB              sparse file
 //
 // Reading an unwritten frame gives zeros without touching the mapping, and walks over all memory (hash, report) go by
-// the
-// bitmap. Not every address below `bytes_max` is RAM: the firmware map has holes. An access outside RAM throws
-// BadPhysAccess with
-// address and generation; it never faults on the host.
+// the bitmap. Not every address below `bytes_max` is RAM: the firmware map has holes. An access outside RAM throws
+// BadPhysAccess with address and generation; it never faults on the host.
 //
 // The kernel's own view is the direct map, a second mapping of the same file at an address that differs from
-// generation to
-// generation; pointers that C modules hold, and pointers that somebody stores into RAM, are addresses in it.
+// generation to generation; pointers that C modules hold, and pointers that somebody stores into RAM, are addresses in
+// it.
 //
 // Simplified: no caches, no write ordering; every access is complete when it returns.
 #pragma once

@@ -3,10 +3,8 @@
 //     REACHED("luo.freeze.rollback");
 //
 // A mark costs nothing to speak of and changes nothing. Where the environment names a file in KEXEC_SIM_REACHED, the
-// first pass of a
-// process appends the mark's name to it, a line each. The test run collects them, and its last test
-// (tests/marks_test.sh)
-// lists the marks that nothing reached: paths that no test knows.
+// first pass of a process appends the mark's name to it, a line each. The test run collects them, and its last test
+// (tests/marks_test.sh) lists the marks that nothing reached: paths that no test knows.
 #pragma once
 
 namespace kexec_sim {

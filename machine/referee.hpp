@@ -145,8 +145,7 @@ public:
 
     // --- KHO's exported functions, after success ------------------------------------------------------------
     /// `who`: bench, luo, a handler's compatible, a subsystem's name, reserve_mem:<entry>. `order`: of a folio; none:
-    /// a phys range.
-    /// `metadata`: not file content (abi.pointer looks at it). `counts`: false for KHO's own root page.
+    /// a phys range. `metadata`: not file content (abi.pointer looks at it). `counts`: false for KHO's own root page.
     struct Preserved {
         PfnRange frames;
         std::optional<Order> order;

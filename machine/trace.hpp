@@ -8,12 +8,10 @@
 //           { u8 type | u8 key_len | key | value: u64, or u32 length and bytes } …
 //
 // Names in use are listed with their fields in docs/reference/trace.md. Nothing of the host (addresses, pids, paths,
-// isolation)
-// may be a field.
+// isolation) may be a field.
 //
 // Preserve calls come in millions. preserve_range() coalesces neighbours into one event of a range; the event is
-// emitted before
-// the next other one.
+// emitted before the next other one.
 #pragma once
 
 #include <functional>

@@ -3,10 +3,8 @@
 //     kexec-sim run s.yaml --stop-at jump:1 --ram R --boot-params B        machine: {image: R, boot-params: B}
 //
 // JSON. `setup_data` {type, fdt_addr, fdt_size, scratch_addr, scratch_size} is what KHO hands over, null without. The
-// rest is
-// optional: `memory_map`, `nodes`, `boot_page` (where the parameters lie in RAM), and for the instruments, seen by no
-// kernel,
-// `generation`, `clock`, `blackout_start`, `bench`, `marks`, `counters`, `referee`.
+// rest is optional: `memory_map`, `nodes`, `boot_page` (where the parameters lie in RAM), and for the instruments,
+// seen by no kernel, `generation`, `clock`, `blackout_start`, `bench`, `marks`, `counters`, `referee`.
 #pragma once
 
 #include <array>
@@ -46,8 +44,7 @@ BootParamsFile read_boot_params_file(const std::filesystem::path& path, const st
 /// Writes what the stopped run hands to the kernel of the next generation.
 void write_boot_params_file(const std::string& path, const Machine& machine, const RunState& state);
 /// The parameters as the kernel sees them: from the boot page in RAM where the file names it, else made from the file
-/// with the
-/// image placed as a loader would.
+/// with the image placed as a loader would.
 BootParams boot_params_of(const BootParamsFile& file, Machine& machine, const KexecRequest& request);
 /// The names of the bench objects and marks, for the scenario's check of names.
 std::set<std::string> bench_names_of(const std::filesystem::path& path, const std::filesystem::path& image);

@@ -7,8 +7,8 @@
 
 namespace kexec_sim::sim {
 
-/// Writes DIR/gen<N>-root.dtb, gen<N>-<sub-tree>.dtb …; each is as long as its header says. UserError if DIR cannot
-/// be written.
+/// Writes DIR/gen<N>-root.dtb, gen<N>-<sub-tree>.dtb …; each is as long as its header says. UserError if DIR cannot be
+/// written.
 void dump_handover(const Machine& machine, const RunState& state, const std::string& dir);
 
 }  // namespace kexec_sim::sim

@@ -1,8 +1,7 @@
 // Where a run with an unplanned fault leaves the script.
 //
-// An unmet `expect` is no failure under such a fault. The first step whose result differs from the fault-free run
-// ends the script; the
-// epilogue (Supervisor::run_epilogue) runs in place of the rest.
+// An unmet `expect` is no failure under such a fault. The first step whose result differs from the fault-free run ends
+// the script; the epilogue (Supervisor::run_epilogue) runs in place of the rest.
 #pragma once
 
 #include "sim/runner.hpp"

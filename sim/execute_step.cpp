@@ -67,8 +67,7 @@ void execute_step(KernelInstance& instance, const Step& step) {
     if (instance.modules.any()) instance.machine.ram.note_host_stores();
     const bool jumped = result.text == "ok" && (step.id == StepId::kexec || step.id == StepId::kexec_exec);
     // A planned kill-agent: the agent dies on its way back to user space, whatever its call returned. A reboot has no
-    // way back: the
-    // jump comes first, and takes every agent along.
+    // way back: the jump comes first, and takes every agent along.
     if (jumped)
         static_cast<void>(instance.machine.faults.take_agent_kill());
     else if (Agent* agent = instance.agent(); agent && instance.kernel.settle_agent_kill(*agent))

@@ -1,9 +1,8 @@
 // What agents made of a file, kept beside the kernel.
 //
 // The copy knows nothing of pages: it is the list of what the agents' calls wrote, cut off and punched, in order, and
-// its bytes
-// are computed from that list whenever somebody compares. So it costs no memory to speak of, and no mistake of the file
-// system can creep into it.
+// its bytes are computed from that list whenever somebody compares. So it costs no memory to speak of, and no mistake
+// of the file system can creep into it.
 //
 //   create 8 KiB, fill A        size 8 KiB    A A A A A A A A
 //   write 2 KiB of B at 1 KiB   size 8 KiB    A B B A A A A A

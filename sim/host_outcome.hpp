@@ -38,8 +38,7 @@ template <typename Body> void guarded(RunState& state, Body&& body) noexcept {
 }
 
 /// While one lives, fatal signals of this process are those of a kernel's code. Where the host has no room for RAM
-/// (SIGBUS in it),
-/// the process ends with `no_room_status`, and RunState::no_room says so.
+/// (SIGBUS in it), the process ends with `no_room_status`, and RunState::no_room says so.
 class FatalSignals {
 public:
     /// `back`: inline isolation, where to go on (with the signal's number); null: the process dies.

@@ -6,13 +6,11 @@
 //     u32: a step's index ──────────►  runs it …
 //
 // Unhappy paths: 1. the process dies: the supervisor reads an end of file, reaps it and answers in its place; 2. the
-// supervisor dies:
-// the kernel gets SIGKILL (PR_SET_PDEATHSIG), or finds itself an orphan at once; 3. fork fails: exit 2, nothing was
-// started.
+// supervisor dies: the kernel gets SIGKILL (PR_SET_PDEATHSIG), or finds itself an orphan at once; 3. fork fails: exit
+// 2, nothing was started.
 //
 // The kernel's process leads a process group of its own: a signal to the group of the program (from a terminal,
-// timeout(1), a
-// service manager) is the supervisor's to answer, and no end of the kernel.
+// timeout(1), a service manager) is the supervisor's to answer, and no end of the kernel.
 #include <cerrno>
 #include <csignal>
 #include <cstring>

@@ -90,8 +90,8 @@ private:
     }
 
     /// Nothing in a map says how long its bitmaps are. Those of a page begin at pages and at what a page of bits
-    /// covers, and have bits
-    /// behind their first 512 bytes, where short ones would have other bitmaps of the list or nothing.
+    /// covers, and have bits behind their first 512 bytes, where short ones would have other bitmaps of the list or
+    /// nothing.
     bool only_large_fits(const kho::MapDirectory& directory) const {
         constexpr u64 small_bytes = 512;
         for (const kho::MapElement& element : directory.elements) {

@@ -1,16 +1,14 @@
 // Decoding a handover out of a RAM image, for people.
 //
 // The image is loaded into a machine of its own; nothing runs on it. The root tree is where a boot-params file or
-// `--fdt` says, else
-// every page is searched for a devicetree header whose root says "kho-v1".
+// `--fdt` says, else every page is searched for a devicetree header whose root says "kho-v1".
 //
 //   root tree -> map (chunks, bitmaps) -> runs of preserved blocks
 //             -> sub-trees -> memblock: reserve_mem areas
 //                          -> LUO: subsystems, files by token, each memfd's size, position and folios
 //
 // The map does not say how large its bitmaps are (512 bytes, or 4096 in 6.18). The size is the one under which the
-// page of the root
-// tree itself is preserved; if both or none fit, 512.
+// page of the root tree itself is preserved; if both or none fit, 512.
 #pragma once
 
 #include <optional>

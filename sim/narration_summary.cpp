@@ -1,5 +1,5 @@
-// The end of a narration: what the run came to, and of a failed one everything that is needed to understand and
-// repeat it.
+// The end of a narration: what the run came to, and of a failed one everything that is needed to understand and repeat
+// it.
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>

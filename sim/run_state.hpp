@@ -1,8 +1,7 @@
 // What a run remembers beside the machine, over kexecs and process borders.
 //
 // The supervisor and the process of the running kernel share it: it lies in the machine's arena. It holds what the
-// *bench*
-// knows (a test's notes: where an object was, of what order, how it was filled), never anything of a kernel.
+// *bench* knows (a test's notes: where an object was, of what order, how it was filled), never anything of a kernel.
 //
 //   bench objects   name -> physical address, order, fill; stay over a kexec
 //   marks           name -> frames in use at that step

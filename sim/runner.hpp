@@ -3,8 +3,8 @@
 //   power on -> boot generation 0 -> step, step, … kexec -> jump -> boot generation 1 -> … -> judge
 //
 // It is the supervisor: it owns the machine, never runs kernel code itself (but for inline isolation), drains the
-// trace after
-// every step and knows how each kernel ended. Everything it tells anybody goes through trace events (layer sim):
+// trace after every step and knows how each kernel ended. Everything it tells anybody goes through trace events (layer
+// sim):
 //
 //   run.begin     scenario, summary, seed, memory, nodes       run.end     outcome
 //   step          span: index, line, text, expected, note  ->  result, detail, outcome

@@ -1,9 +1,8 @@
 // What each step does: system calls and exported functions, sent as they are to the running kernel.
 //
 // A handler runs in the kernel's process. Its result is a word: `ok`, the name of an errno, or for what the bench
-// itself checks
-// `mismatch` with a detail that says what was there and what was expected. A kernel function that returns NULL shows
-// as ENOENT.
+// itself checks `mismatch` with a detail that says what was there and what was expected. A kernel function that
+// returns NULL shows as ENOENT.
 #pragma once
 
 #include <string>

@@ -17,8 +17,7 @@
 //   };
 //
 // The container is a standard flattened devicetree with big-endian structure; the values are not: a u64 is 8 bytes in
-// host
-// order, as the kernel stores it. There are no #address-cells.
+// host order, as the kernel stores it. There are no #address-cells.
 //
 // Size of a root tree: 148 bytes, and for each child 28 + (length of its name + 1, rounded up to 4). Names of 7
 // characters: 109 children fit into the page, the next is FDT_ERR_NOSPACE.

@@ -1,9 +1,8 @@
 // The binary interface of /dev/liveupdate.
 //
-// luo-v3: every number is _IO(0xBA, nr), the argument is a struct whose first word is its size. Kernel and program
-// may know
-// different lengths of one struct: what the program leaves out counts as zero, what the kernel does not know must be
-// zero.
+// luo-v3: every number is _IO(0xBA, nr), the argument is a struct whose first word is its size. Kernel and program may
+// know different lengths of one struct: what the program leaves out counts as zero, what the kernel does not know must
+// be zero.
 //
 //          0        4        8               16       20      24
 //   0xBA00 | size   | fd     | token          |                      FD_PRESERVE

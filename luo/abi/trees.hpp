@@ -20,13 +20,11 @@
 // The container is a standard devicetree with a big-endian structure; a u64 in it is 8 raw bytes in host order.
 //
 // The LUO tree is edited in place, so its header says 4096 bytes, and a new property goes to the front of its node.
-// The other
-// two are written in sequence and their headers give the exact length. What a freeze changes, it changes in place: the
-// pages are preserved already, and no tree may grow.
+// The other two are written in sequence and their headers give the exact length. What a freeze changes, it changes in
+// place: the pages are preserved already, and no tree may grow.
 //
 // Capacity of the LUO page: a property takes 20 bytes and, in the string block, its name with the zero. With names of
-// 16
-// characters 105 subsystems fit beside `file-descriptors`.
+// 16 characters 105 subsystems fit beside `file-descriptors`.
 #pragma once
 
 #include <string_view>

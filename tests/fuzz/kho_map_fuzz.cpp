@@ -7,8 +7,7 @@
 //   the rest     copied to the first map page on; chunks reach one another and their bitmaps by address, as usual
 //
 // Ends well: a kernel in user space, or a panic that has a name. A wild read throws BadPhysAccess, which is a panic
-// that this target
-// does not accept; a hang is the driver's business.
+// that this target does not accept; a hang is the driver's business.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

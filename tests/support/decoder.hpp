@@ -1,9 +1,8 @@
 // A second pair of eyes on what one kernel leaves for the next.
 //
 // Problem. The simulator writes the handed-over blobs and the simulator reads them: a shared misreading of the ABI
-// would
-// never show. This decoder knows the ABI "kho-v1" from its description only. It includes nothing of the simulator, not
-// even libfdt, and sees memory through one function that copies bytes from a physical address.
+// would never show. This decoder knows the ABI "kho-v1" from its description only. It includes nothing of the
+// simulator, not even libfdt, and sees memory through one function that copies bytes from a physical address.
 //
 // Terms. *Tree*: a flattened device tree (FDT) whose container is big-endian and whose u64 values are raw host-order
 // bytes. *Map*: a chain of chunk pages, each naming bitmaps; a set bit is one preserved block of 2^order frames.

@@ -8,8 +8,7 @@
 //     CHECK(golden.same);
 //
 // The compile definition KEXEC_SIM_TESTS_DIR is the directory tests/ of the sources; without it, KEXEC_SIM_SOURCE_DIR
-// is
-// the root of the sources. A missing file is a difference.
+// is the root of the sources. A missing file is a difference.
 #pragma once
 
 #include <cstdlib>

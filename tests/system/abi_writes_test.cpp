@@ -1,12 +1,10 @@
 // Every write of bytes that the next kernel reads is left out once, as if somebody had deleted its line, and the
-// referee
-// must speak.
+// referee must speak.
 //
 // Its intents come from the boundary, so that no line of the codecs can take an intent along with the byte that it
-// fails
-// to write. A step that fails shows the damage too, but it ends the script before the promise does; so the script
-// goes on
-// with whatever the steps now answer, and at its end kexecs once more: what was never claimed is lost by that.
+// fails to write. A step that fails shows the damage too, but it ends the script before the promise does; so the
+// script goes on with whatever the steps now answer, and at its end kexecs once more: what was never claimed is lost
+// by that.
 #include <catch2/catch.hpp>
 
 #include <algorithm>

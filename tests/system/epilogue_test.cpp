@@ -1,6 +1,5 @@
 // What is demanded after a fault that the scenario did not plan (`--fault`): the epilogue in place of the rest of the
-// script, and
-// judgement by the kind of the fault.
+// script, and judgement by the kind of the fault.
 #include <catch2/catch.hpp>
 
 #include <algorithm>

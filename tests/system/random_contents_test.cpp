@@ -1,8 +1,7 @@
 // A thousand random sets of preserved memory, written by KHO's encoder and read by the independent decoder.
 //
 // One kernel of each edition preserves blocks and ranges at random places of a large machine, finalizes and aborts,
-// over
-// and over. What it handed over is compared, block by block, with a set kept beside it. In linux-6.16 and 6.18 an
+// over and over. What it handed over is compared, block by block, with a set kept beside it. In linux-6.16 and 6.18 an
 // abort forgets what was preserved; in the LUO series it stays, and each round takes some of it back.
 #include <catch2/catch.hpp>
 
