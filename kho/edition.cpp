@@ -66,5 +66,4 @@ const Edition& edition_for_profile(std::string_view profile) {
     return *edition;
 }
 
-
 }  // namespace kexec_sim::kho
