@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "luo/c_api.hpp"
+#include "sim/host_outcome.hpp"
 #include "sim/steps.hpp"
 #include "sim/supervisor.hpp"
 
@@ -148,23 +149,14 @@ std::string_view epilogue_op_name(EpilogueOp op) {
 void execute_epilogue_op(KernelInstance& instance, EpilogueOp op) {
     luo::enter_kernel(&instance.kernel, &instance.kho, instance.luo.get());
     StepResult result;
-    try {
-        switch (op) {
-        case EpilogueOp::roll_back: result = roll_back(instance); break;
-        case EpilogueOp::prepare_again: result = prepare_again(instance); break;
-        case EpilogueOp::kexec_again: result = kexec_again(instance); break;
-        case EpilogueOp::claim_all: result = claim_all(instance); break;
-        }
-    } catch (const TaskDeadlock& deadlock) {
-        result = StepResult::word("deadlock", deadlock.what());
-    } catch (const TaskBlocked& blocked) {
-        result = StepResult::word("blocked", blocked.what());
+    switch (op) {
+    case EpilogueOp::roll_back: result = roll_back(instance); break;
+    case EpilogueOp::prepare_again: result = prepare_again(instance); break;
+    case EpilogueOp::kexec_again: result = kexec_again(instance); break;
+    case EpilogueOp::claim_all: result = claim_all(instance); break;
     }
-    Mailbox& mailbox = instance.state.mailbox;
-    const MachineEntry entry;
-    mailbox.kind = op == EpilogueOp::kexec_again && result.text == "ok" ? OutcomeKind::jump : OutcomeKind::result;
-    mailbox.text.assign(result.text);
-    mailbox.detail.assign(result.detail);
+    const bool jumped = op == EpilogueOp::kexec_again && result.text == "ok";
+    answer(instance.state, jumped ? OutcomeKind::jump : OutcomeKind::result, result.text, result.detail);
 }
 
 Supervisor::Outcome Supervisor::run_epilogue_op(EpilogueOp op) {

@@ -3,6 +3,7 @@
 
 #include "luo/c_api.hpp"
 #include "sim/host.hpp"
+#include "sim/host_outcome.hpp"
 #include "sim/steps.hpp"
 
 namespace kexec_sim::sim {
@@ -54,7 +55,6 @@ void note_map(KernelInstance& instance) {
 
 void execute_step(KernelInstance& instance, const Step& step) {
     luo::enter_kernel(&instance.kernel, &instance.kho, instance.luo.get());
-    Mailbox& mailbox = instance.state.mailbox;
     StepResult result;
     try {
         result = dispatch(instance, step);
@@ -75,10 +75,7 @@ void execute_step(KernelInstance& instance, const Step& step) {
     if (!jumped) instance.kernel.check_sane();
     if (step.id == StepId::kho_finalize || step.id == StepId::luo_prepare || step.id == StepId::luo_event)
         note_map(instance);
-    const MachineEntry entry;
-    mailbox.kind = jumped ? OutcomeKind::jump : OutcomeKind::result;
-    mailbox.text.assign(result.text);
-    mailbox.detail.assign(result.detail);
+    answer(instance.state, jumped ? OutcomeKind::jump : OutcomeKind::result, result.text, result.detail);
 }
 
 }  // namespace kexec_sim::sim

@@ -4,12 +4,12 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <unistd.h>
 #include <vector>
 #include <zstd.h>
 
 #include "machine/machine.hpp"
 #include "machine/memory_image.hpp"
+#include "tests/support/temp_dir.hpp"
 
 using namespace kexec_sim;
 namespace fs = std::filesystem;
@@ -21,19 +21,6 @@ MachineHandle machine_of(std::vector<u64> node_bytes) {
     config.node_bytes = std::move(node_bytes);
     return make_machine(config);
 }
-
-/// A folder that goes with its files.
-struct Folder {
-    Folder() {
-        std::string name = (fs::temp_directory_path() / "kexec-sim-test-XXXXXX").string();
-        path = mkdtemp(name.data());
-    }
-    ~Folder() { fs::remove_all(path); }
-    Folder(const Folder&) = delete;
-    Folder& operator=(const Folder&) = delete;
-    std::string file(const std::string& name) const { return (path / name).string(); }
-    fs::path path;
-};
 
 std::string packed(const std::string& bytes) {
     std::string out(ZSTD_compressBound(bytes.size()), '\0');
@@ -124,7 +111,7 @@ TEST_CASE("a machine may have 64 MiB to 4 TiB and costs what is written") {
 }
 
 TEST_CASE("an image is read back as it was saved, raw or compressed") {
-    const Folder folder;
+    const test_support::TempDir folder;
     auto source = machine_of({64 * MiB});
     source->ram.write(PhysAddr{0x1000}, u64{1});
     source->ram.fill_byte(phys_range(PhysAddr{8 * MiB}, 3 * MiB), std::byte{0xa5});
@@ -146,7 +133,7 @@ TEST_CASE("an image is read back as it was saved, raw or compressed") {
 }
 
 TEST_CASE("an image that is damaged, too large or none is an error of the user") {
-    const Folder folder;
+    const test_support::TempDir folder;
     const std::string image(2 * MiB, 'x'), good = packed(image);
     put(folder.file("cut.zst"), good.substr(0, good.size() - 3));
     put(folder.file("noise.zst"), "this is no compressed file at all, but it is long enough");
@@ -154,8 +141,8 @@ TEST_CASE("an image that is damaged, too large or none is an error of the user")
     put(folder.file("large.zst"), packed(std::string(65 * MiB, 'x')));
     std::string flipped = good;
     flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 0x40);
-    fs::create_directory(folder.path / "folder.zst");
-    fs::create_directory(folder.path / "folder");
+    fs::create_directory(folder.path() / "folder.zst");
+    fs::create_directory(folder.path() / "folder");
     for (const char* name :
          {"cut.zst", "noise.zst", "large", "large.zst", "folder.zst", "folder", "missing", "missing.zst"}) {
         INFO(name);

@@ -120,15 +120,4 @@ std::string first_difference(const std::vector<std::string>& left, const std::ve
                        left.size() > right.size() ? "first" : "second", longer[common]);
 }
 
-TempDir::TempDir() {
-    std::string name = (fs::temp_directory_path() / "kexec-sim-test-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("no folder can be made for the test's files");
-    path_ = name;
-}
-
-TempDir::~TempDir() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-}
-
 }  // namespace system_test

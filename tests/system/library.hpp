@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "sim/runner.hpp"
+#include "tests/support/temp_dir.hpp"
 
 namespace system_test {
 
@@ -50,18 +51,6 @@ std::string first_difference(const std::vector<std::string>& left, const std::ve
 std::string invariant_of(const kexec_sim::Finding& finding);
 bool has_finding(const RunResult& result, const std::string& invariant);
 
-/// A folder for files of one test, removed with its content.
-class TempDir {
-public:
-    TempDir();
-    ~TempDir();
-    TempDir(const TempDir&) = delete;
-    TempDir& operator=(const TempDir&) = delete;
-    std::string file(const std::string& name) const { return (path_ / name).string(); }
-    const std::filesystem::path& path() const { return path_; }
-
-private:
-    std::filesystem::path path_;
-};
+using test_support::TempDir;
 
 }  // namespace system_test
