@@ -94,10 +94,54 @@ Machine::Machine(const MachineConfig& config, Arena* arena_)
       clock(arena_),
       trace(clock, arena_),
       faults(clock, trace, arena_),
-      referee(ram, clock, trace, faults, arena_) {
+      referee(ram, clock, trace, faults, arena_),
+      device_referee(*this, arena_),
+      iommus(arena_),
+      apic(*this),
+      snp(*this, arena_),
+      guest_cpu(*this),
+      pci(*this, config.devices, arena_) {
     const Layout layout = layout_of(config);
     memory_map.assign(layout.map.begin(), layout.map.end());
     nodes.assign(layout.nodes.begin(), layout.nodes.end());
+    if (config.iommu)
+        for (const u32 segment : pci.segments()) {
+            const PhysAddr registers{vtd::register_base + iommus.size() * vtd::register_bytes};
+            iommus.push_back(arena->make<Iommu>(*this, segment, registers, config.iommu_never_evicts, arena));
+        }
+}
+
+Iommu* Machine::iommu_of(u32 segment) const {
+    for (Iommu* iommu : iommus)
+        if (iommu->segment == segment) return iommu;
+    return nullptr;
+}
+
+u64 Machine::mmio_read(PhysAddr address, unsigned bytes) {
+    const MachineEntry entry;
+    for (Iommu* iommu : iommus)
+        if (phys_range(iommu->registers, vtd::register_bytes).contains(address))
+            return iommu->read_register(address - iommu->registers, bytes);
+    u64 value = ~u64{0};
+    if (pci.memory_read(address.raw, std::as_writable_bytes(std::span(&value, 1)).first(bytes)) != BusStatus::ok)
+        value = ~u64{0};
+    return bytes == 8 ? value : value & ((u64{1} << (8 * bytes)) - 1);
+}
+
+void Machine::mmio_write(PhysAddr address, unsigned bytes, u64 value) {
+    const MachineEntry entry;
+    for (Iommu* iommu : iommus)
+        if (phys_range(iommu->registers, vtd::register_bytes).contains(address))
+            return iommu->write_register(address - iommu->registers, bytes, value);
+    static_cast<void>(pci.memory_write(address.raw, std::as_bytes(std::span(&value, 1)).first(bytes)));
+}
+
+void Machine::reset_devices() {
+    const MachineEntry entry;
+    for (Iommu* iommu : iommus) iommu->reset();
+    apic.reset();
+    snp.reset();
+    pci.power_on();
 }
 
 void Machine::set_generation(Generation next) {

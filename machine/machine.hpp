@@ -2,8 +2,9 @@
 //
 //   +-------------------------------- machine ------------------------------+
 //   | RAM  firmware map  NUMA nodes  clock+events |  trace  faults  referee |
+//   | PCI fabric and devices  IOMMU a segment  local APIC  SNP  guest CPU     |
 //   +------------------------------------------------------------------------+
-//            ^ one kernel at a time, which keeps nothing here but bytes in RAM
+//            ^ one kernel at a time, which keeps nothing here but bytes in RAM and registers of devices
 //
 // A Machine is made in its arena and destroyed with it; there is one at a time in a process. Its memory map is what the
 // firmware tells a kernel: RAM, reserved ranges, the hole below 4 GiB (3 GiB to 4 GiB), and which node a range belongs
@@ -18,8 +19,14 @@
 #include "machine/arena.hpp"
 #include "machine/clock.hpp"
 #include "machine/fault.hpp"
+#include "machine/guest_cpu.hpp"
+#include "machine/interrupts.hpp"
+#include "machine/iommu/iommu.hpp"
+#include "machine/pci/fabric.hpp"
 #include "machine/ram.hpp"
 #include "machine/referee.hpp"
+#include "machine/referee_devices.hpp"
+#include "machine/snp.hpp"
 #include "machine/trace.hpp"
 
 namespace kexec_sim {
@@ -43,6 +50,9 @@ struct MachineConfig {
     std::vector<MemoryMapEntry> memory_map;
     std::vector<NodeRange> nodes;
     unsigned node_count = 0;  // with `nodes`
+    /// An IOMMU a PCI segment; with `iommu_never_evicts` its caches grow instead of evicting.
+    bool iommu = false, iommu_never_evicts = false;
+    std::vector<PciDeviceConfig> devices;
 };
 
 /// Virtual time that the phases of a live update cost, in ns.
@@ -71,6 +81,12 @@ struct Machine {
     TraceRecorder trace;
     FaultInjector faults;
     Referee referee;
+    DeviceReferee device_referee;
+    std::pmr::vector<Iommu*> iommus;  // in order of segments; empty: the machine has none
+    LocalApic apic;
+    SnpFirmware snp;
+    GuestCpu guest_cpu;
+    PciFabric pci;
     Generation generation = 0;
     /// How deep the running kernel is inside machine/ (MachineEntry), readable by the supervisor.
     u32 entry_depth = 0;
@@ -78,6 +94,14 @@ struct Machine {
     /// The generation that runs from now on: trace, fault counters and messages follow.
     void set_generation(Generation next);
     Nid node_of(PhysAddr phys) const;
+    Iommu* iommu_of(u32 segment) const;  // nullptr: none
+
+    /// A CPU access to device registers: an IOMMU's, or what a BAR answers to. 1, 2, 4 or 8 bytes, aligned. All ones
+    /// where nobody answers.
+    u64 mmio_read(PhysAddr address, unsigned bytes);
+    void mmio_write(PhysAddr address, unsigned bytes, u64 value);
+    /// Power-on or reset of everything that is not RAM: devices, IOMMU, APIC, SNP; the firmware sets the bus up.
+    void reset_devices();
 
     struct Destroy {
         void operator()(Machine* machine) const;

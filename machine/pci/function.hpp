@@ -1,0 +1,157 @@
+// One PCI function as hardware: its registers, what it decodes, what it sends.
+//
+//   config space   4 KiB at real offsets (pci/registers.hpp)
+//   BARs           what memory cycles it answers; behind them mmio_read/mmio_write of the model
+//   requester id   bus number as latched by the last type-0 config *write* that reached it, and its devfn: a
+//                  renumbered bridge above changes it only once somebody writes to the function
+//
+// A model (dma-nic, p2p-gpu) derives from it. Bridges are functions too (header type 1); they have no BARs here.
+//
+// Resets. FLR (Device Control bit 15), a secondary bus reset of the bridge above, and D3hot to D0 (where the function
+// has no "no soft reset") clear what a reset clears: command, BARs, MSI-X enable, Device Control 2 and the model's own
+// state. The latched bus number stays after FLR and D3hot, and is 0 after a bus reset.
+//
+// Everything lives in the arena.
+#pragma once
+
+#include <memory_resource>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "machine/pci/address.hpp"
+#include "machine/pci/config_space.hpp"
+#include "machine/pci/registers.hpp"
+
+namespace kexec_sim {
+
+class PciFabric;
+
+enum class PciModel : u8 { root_port, switch_upstream, switch_downstream, dma_nic, p2p_gpu };
+/// "root-port", "switch" (both kinds of its ports), "dma-nic", "p2p-gpu".
+std::string_view pci_model_name(PciModel model);
+
+enum class ResetKind : u8 { power_on, flr, bus_reset, d3hot };
+std::string_view reset_kind_name(ResetKind kind);  // "power-on", "FLR", "bus reset", "D3hot to D0"
+
+struct PciBar {
+    u64 bytes = 0;  // a power of two of at least 16; 0: not implemented
+    bool is_64_bit = false, prefetchable = false;
+};
+
+/// How an access that a function started, or one that was routed to it, ended.
+enum class BusStatus : u8 {
+    ok,
+    no_bus_master,  // dropped at the function or a bridge: bus mastering is off there
+    unsupported,    // nobody answers to the address
+    translation,    // the IOMMU refused it (a fault is recorded there)
+    reverse_map,    // the reverse map refused it
+    lost,           // a planned fault dropped it
+};
+std::string_view bus_status_name(BusStatus status);  // "ok", "bus master off", …
+
+class PciFunction {
+public:
+    PciFunction(PciFabric& fabric, u16 index, std::string_view name, PciModel model, u8 devfn,
+                std::pmr::memory_resource* memory);
+    virtual ~PciFunction() = default;
+    PciFunction(const PciFunction&) = delete;
+    PciFunction& operator=(const PciFunction&) = delete;
+
+    /// Which function of the machine, from 0 in order of the scenario's list: the instruments' name for the physical
+    /// thing, whatever address it has.
+    const u16 index;
+    const PciModel model;
+    std::string_view name() const { return name_; }
+    bool is_bridge() const { return model <= PciModel::switch_downstream; }
+    u8 devfn() const { return devfn_; }
+    PciFabric& fabric() { return fabric_; }
+
+    ConfigSpace config;
+    PciFunction* parent = nullptr;  // the bridge above; nullptr: on a root bus
+    u32 segment = 0;
+
+    // --- registers as they stand ---
+    u16 command() const;
+    bool bus_master() const;
+    bool memory_decode() const;
+    u8 power_state() const;  // pci::d0 … pci::d3hot
+    Bdf requester_id() const { return Bdf(latched_bus_, devfn_); }
+    /// Bridges: the numbers and windows in the registers. A window with base above limit is closed.
+    u8 secondary_bus() const;
+    u8 subordinate_bus() const;
+    bool window_contains(u64 address) const;
+
+    const PciBar& bar(unsigned number) const { return bars_[number]; }
+    /// Where a BAR lies; nullopt: not implemented, or memory decode is off, or the function is not in D0. A BAR that
+    /// is being sized lies where the register says, all ones included.
+    std::optional<u64> bar_address(unsigned number) const;
+    /// The BAR and offset that an address falls into.
+    struct Decoded {
+        unsigned bar;
+        u64 offset;
+    };
+    std::optional<Decoded> decode(u64 address) const;
+
+    // --- what the model implements ---
+    /// `bytes` is 1, 2, 4 or 8, never across the end of the BAR.
+    virtual u64 mmio_read(unsigned bar, u64 offset, unsigned bytes);
+    virtual void mmio_write(unsigned bar, u64 offset, unsigned bytes, u64 value);
+    /// A request of another device that was routed here. Default: in words of up to 8 bytes through mmio_*.
+    virtual void memory_write(unsigned bar, u64 offset, std::span<const std::byte> bytes, const PciFunction& from);
+    virtual void memory_read(unsigned bar, u64 offset, std::span<std::byte> bytes);
+    /// The model's own state back to what it is after power-on. Registers of config space are done already.
+    virtual void model_reset() {}
+
+    void reset(ResetKind kind);
+    /// Times that this function was reset since power-on, power-on not counted.
+    u32 resets = 0;
+    /// Requests of this function that a closed bus master gate dropped, here or above.
+    u64 dropped = 0;
+
+    // --- MSI-X; the table and its pending bits lie in `msix_bar` ---
+    bool msix_enabled() const;
+    u16 msix_vectors() const { return msix_count_; }
+    struct MsixEntry {
+        u64 address = 0;
+        u32 data = 0;
+        u32 control = pci::MSIX_ENTRY_CTRL_MASKBIT;
+    };
+    const MsixEntry& msix_entry(u16 vector) const { return msix_[vector]; }
+    bool msix_pending(u16 vector) const { return msix_pending_[vector]; }
+    /// The function has something to say. Enabled and not masked: a posted write of `data` to `address`. Masked: the
+    /// pending bit. MSI-X off: nobody hears of it (counted by the fabric).
+    void raise_interrupt(u16 vector);
+
+protected:
+    void implement_bar(unsigned number, PciBar bar);
+    static constexpr u16 msix_max = 16;
+    /// The table at `table_offset` of `bar`, the pending bits at `pba_offset`.
+    void implement_msix(unsigned bar, u16 vectors, u64 table_offset, u64 pba_offset);
+    /// True if the access was to the MSI-X table or its pending bits; to be called first by a model's mmio_*.
+    bool msix_mmio_read(unsigned bar, u64 offset, unsigned bytes, u64& value) const;
+    bool msix_mmio_write(unsigned bar, u64 offset, unsigned bytes, u64 value);
+
+private:
+    friend class PciFabric;
+    void declare_common(u16 vendor, u16 device, u8 class_code);
+    /// A config write has been taken: what follows from it in hardware (FLR, bus reset, D-state, unmasking).
+    void config_written(u16 offset, unsigned bytes, u32 old_value, u32 new_value);
+    void send_pending();
+    void send_message(u16 vector);
+
+    PciFabric& fabric_;
+    std::pmr::string name_;
+    u8 devfn_;
+    u8 latched_bus_ = 0;
+    std::array<PciBar, 6> bars_{};
+    unsigned msix_bar_ = 0;
+    u16 msix_count_ = 0;
+    u64 msix_table_offset_ = 0, msix_pba_offset_ = 0;
+    std::array<MsixEntry, msix_max> msix_{};
+    std::array<bool, msix_max> msix_pending_{};
+};
+
+}  // namespace kexec_sim
