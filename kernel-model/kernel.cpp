@@ -32,11 +32,23 @@ Kernel::Kernel(Machine& machine_, KernelConfig config_, BootParams params_)
       vmalloc(machine_, pages),
       vfs(*this),
       kexec(*this),
-      reserve_mem(*this) {
+      reserve_mem(*this),
+      pci(*this),
+      iommu(*this),
+      irq(*this),
+      vfio(*this),
+      kvm(*this) {
     memblock.numa = config.numa;
     pages.poison_on_free = config.debug;
     hooks.early_param.push_back({"reserve_mem", [this](std::string_view value) { return reserve_mem.parse(value); }});
+    hooks.initcall[4].push_back([this] { pci.scan(); });
+    hooks.initcall[5].push_back([this] { iommu.init(); });
+    hooks.initcall[6].push_back([this] { pci.bind_drivers(); });
     machine.referee.set_file_source(show_file, this);
+}
+
+bool KernelConfig::built_with(std::string_view component) const {
+    return std::ranges::find(without, component) == without.end();
 }
 
 Kernel::~Kernel() {
@@ -57,7 +69,7 @@ void Kernel::boot() {
     setup_memblock();
     machine.clock.advance(config.cost.early_boot);
     setup_page_allocator();
-    machine.clock.advance(config.cost.pci);
+    machine.apic.enable();
     run_initcalls();
     machine.clock.advance(config.cost.user_space);
     user_space_ = true;
@@ -184,6 +196,7 @@ Result<PhysRange> Kernel::kexec_reboot() {
     blackout_begins();
     log.info("kexec_core: Starting new kernel");
     machine.trace.emit(Layer::kernel, "kernel.shutdown", {});
+    shut_down_devices();
     machine.clock.advance(config.cost.shutdown);
     const PhysRange where = image->boot_params;
     machine.referee.before_jump(machine.seed);
@@ -192,6 +205,17 @@ Result<PhysRange> Kernel::kexec_reboot() {
     kexec.relocate();
     machine.clock.advance(config.cost.checksum);
     return where;
+}
+
+/// device_shutdown(), then machine_shutdown(): interrupts off, then the IOMMU.
+void Kernel::shut_down_devices() {
+    pci.shutdown();
+    machine.apic.disable();
+    iommu.shutdown();
+    bool keeps_confidential = false;
+    for (const auto& one : kvm.vms())
+        if (const auto vm = one.lock()) keeps_confidential |= vm->preserved && vm->asid() != 0;
+    kvm.shutdown(keeps_confidential);
 }
 
 bool Kernel::settle_agent_kill(Agent& agent) {

@@ -13,8 +13,8 @@
 //   debugfs            pseudo files (Kernel::vfs)
 //
 // Boot, in order: command line -> handover data -> memblock (memory map, image, fixed reservations) -> memmap and hash
-// tables -> page allocator -> initcalls by level -> late init -> user space (agent "main"). Costs of the phases are
-// charged to virtual time as they pass.
+// tables -> page allocator -> initcalls by level (4: the PCI scan, 5: IOMMU, 6: drivers) -> late init -> user space
+// (agent "main"). Costs of the phases are charged to virtual time as they pass.
 //
 // A panic is a KernelPanic exception that leaves through run() of whoever entered the kernel.
 #pragma once
@@ -26,12 +26,17 @@
 #include <vector>
 
 #include "kernel-model/boot_params.hpp"
+#include "kernel-model/iommu/driver.hpp"
+#include "kernel-model/irq.hpp"
 #include "kernel-model/kexec.hpp"
+#include "kernel-model/kvm/kvm.hpp"
 #include "kernel-model/log.hpp"
 #include "kernel-model/memblock.hpp"
 #include "kernel-model/page_alloc.hpp"
+#include "kernel-model/pci/pci.hpp"
 #include "kernel-model/reserve_mem.hpp"
 #include "kernel-model/shmem.hpp"
+#include "kernel-model/vfio/vfio.hpp"
 #include "kernel-model/vfs.hpp"
 
 namespace kexec_sim {
@@ -46,6 +51,11 @@ struct KernelConfig {
     std::vector<std::string> modules;  // shared objects loaded after boot
     u64 kernel_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
     bool crash_kernel = false;  // boots in the reserved range with KHO off
+    /// Devices, IOMMU tables and guests are carried over a live update; false: all are torn down on the way into kexec.
+    bool preserve_devices = false;
+
+    /// Whether the kernel was built with a component ("memfd", "luo", "iommu", …).
+    bool built_with(std::string_view component) const;
 };
 
 /// Parses "key=value" and "key" words; the last early_param handler of a key wins. Quotes protect spaces.
@@ -111,6 +121,11 @@ public:
     Vfs vfs;
     KexecLoader kexec;
     ReserveMem reserve_mem;
+    PciCore pci;
+    IommuDriver iommu;
+    Irq irq;
+    Vfio vfio;
+    Kvm kvm;
 
     /// Direct map of this generation.
     u64 phys_to_virt(PhysAddr phys) const;
@@ -134,6 +149,7 @@ private:
     void setup_crash_range();
     void setup_page_allocator();
     void run_initcalls();
+    void shut_down_devices();
 
     bool user_space_ = false;
     PhysRange crash_range_{};

@@ -1,0 +1,195 @@
+#include "kernel-model/vfio/iommufd.hpp"
+
+#include <algorithm>
+
+#include "kernel-model/kernel.hpp"
+
+namespace kexec_sim {
+namespace {
+
+/// The frames behind [offset, offset + bytes) of a file, in order.
+std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes) {
+    std::vector<PfnRange> frames;
+    const u64 begin = offset >> page_shift, end = (offset + bytes) >> page_shift;
+    for (const FileExtent& extent : file.extents()) {
+        const u64 from = std::max(begin, extent.index), to = std::min(end, extent.index + extent.pages);
+        if (from < to) frames.push_back(pfn_range(extent.pfn + (from - extent.index), to - from));
+    }
+    return frames;
+}
+
+}  // namespace
+
+IommufdFile::IommufdFile(Kernel& kernel, u64 id, std::string name)
+    : File(id),
+      kernel_(kernel),
+      name_(std::move(name)) {}
+IommufdFile::~IommufdFile() = default;
+
+std::shared_ptr<IommufdFile> open_iommufd(Kernel& kernel, const std::string& name) {
+    return kernel.vfs.make_file<IommufdFile>(kernel, kernel.vfs.next_file_id(), name);
+}
+
+Result<std::shared_ptr<IommuDomain>> IommufdFile::page_table() {
+    if (!own_) {
+        own_ = TRY(kernel_.iommu.create_domain(name_));
+        kernel_.machine.device_referee.domain_belongs(domain_key(), id());
+    }
+    return own_;
+}
+
+Result<> IommufdFile::usable(u64 iova, u64 bytes) const {
+    if (immutable) return fail(Errno::eperm);
+    if (bytes == 0 || (iova | bytes) % page_bytes || iova >= IommuDomain::iova_end ||
+        bytes > IommuDomain::iova_end - iova)
+        return fail(Errno::einval);
+    auto next = mappings_.lower_bound(iova);
+    if (next != mappings_.end() && next->first < iova + bytes) return fail(Errno::eexist);
+    if (next != mappings_.begin()) {
+        const auto before = std::prev(next);
+        if (before->first + before->second.bytes > iova) return fail(Errno::eexist);
+    }
+    return {};
+}
+
+Result<> IommufdFile::map_frames(u64 iova, std::span<const PfnRange> frames, u64 prot) {
+    const auto table = TRY(page_table());
+    u64 done = 0;
+    for (const PfnRange& part : frames) {
+        if (const auto mapped = table->map(iova + done, part.phys(), prot); !mapped) {
+            if (done) static_cast<void>(table->unmap(iova, done));
+            return mapped;
+        }
+        done += part.phys().bytes();
+    }
+    kernel_.machine.device_referee.domain_mapped(domain_key(), iova, frames);
+    return {};
+}
+
+Result<> IommufdFile::map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u64 offset, u64 bytes, u64 prot) {
+    TRY(usable(iova, bytes));
+    if (offset % page_bytes || offset > memory->size() || bytes > align_up(memory->size(), page_bytes) - offset)
+        return fail(Errno::einval);
+    TRY(memory->pin_all());
+    const auto frames = frames_of(*memory, offset, bytes);
+    if (const auto mapped = map_frames(iova, frames, prot); !mapped) {
+        memory->unpin_all();
+        return mapped;
+    }
+    Mapping mapping;
+    mapping.bytes = bytes;
+    mapping.prot = prot;
+    mapping.memory = memory;
+    mapping.offset = offset;
+    mappings_.emplace(iova, std::move(mapping));
+    return {};
+}
+
+Result<> IommufdFile::map_anonymous(u64 iova, u64 bytes, u64 prot) {
+    TRY(usable(iova, bytes));
+    Mapping mapping;
+    mapping.bytes = bytes;
+    mapping.prot = prot;
+    mapping.anonymous = TRY(kernel_.pages.alloc_pages(
+        {.order = Order{0}, .site = "agent.anonymous", .frame_class = FrameClass::agent}, bytes >> page_shift));
+    kernel_.pages.pin_pages(mapping.anonymous.front());
+    for (std::size_t i = 1; i < mapping.anonymous.size(); ++i) kernel_.pages.pin_pages(mapping.anonymous[i]);
+    if (const auto mapped = map_frames(iova, mapping.anonymous, prot); !mapped) {
+        unpin(mapping);
+        return mapped;
+    }
+    mappings_.emplace(iova, std::move(mapping));
+    return {};
+}
+
+Result<> IommufdFile::map_peer(u64 iova, const PciDevice& peer, unsigned bar, u64 bytes) {
+    if (bar >= peer.bars.size() || peer.bars[bar].address == 0) return fail(Errno::einval);
+    if (!peer.adopted && !kernel_.vfio.file_of(peer)) return fail(Errno::eacces);
+    TRY(usable(iova, bytes));
+    const auto table = TRY(page_table());
+    TRY(table->map(iova, phys_range(PhysAddr{peer.bars[bar].address}, bytes), vtd::PTE_READ | vtd::PTE_WRITE));
+    kernel_.machine.device_referee.domain_mapped_peer(domain_key(), iova, bytes, *kernel_.pci.function(peer));
+    Mapping mapping;
+    mapping.bytes = bytes;
+    mapping.prot = vtd::PTE_READ | vtd::PTE_WRITE;
+    mapping.peer = peer.address;
+    mapping.bar = bar;
+    mappings_.emplace(iova, std::move(mapping));
+    return {};
+}
+
+void IommufdFile::unpin(const Mapping& mapping) {
+    if (mapping.memory) mapping.memory->unpin_all();
+    for (const PfnRange& part : mapping.anonymous) {
+        kernel_.pages.unpin_pages(part);
+        kernel_.pages.free_pages(part);
+    }
+}
+
+Result<> IommufdFile::unmap(u64 iova, u64 bytes) {
+    if (immutable) return fail(Errno::eperm);
+    const auto at = mappings_.find(iova);
+    if (at == mappings_.end() || at->second.bytes != bytes) return fail(Errno::enoent);
+    TRY(own_->unmap(iova, bytes));
+    kernel_.iommu.flush(*own_);
+    kernel_.machine.device_referee.domain_unmapped(domain_key(), iova, bytes);
+    unpin(at->second);
+    mappings_.erase(at);
+    return {};
+}
+
+Result<> IommufdFile::attach(const std::shared_ptr<VfioFile>& device) {
+    if (immutable) return fail(Errno::eperm);
+    if (!device->present()) return fail(Errno::enodev);
+    const auto table = TRY(page_table());
+    const auto current = kernel_.iommu.domain_of(device->device());
+    if (current && current != restored && current != table) return fail(Errno::ebusy);
+    TRY(kernel_.iommu.replace(table, device->device()));
+    kernel_.machine.device_referee.domain_attached(domain_key(), *kernel_.pci.function(device->device()));
+    const bool known = std::ranges::any_of(devices_, [&](const auto& one) { return one.lock() == device; });
+    if (!known) devices_.push_back(device);
+    device->iommufd = std::static_pointer_cast<IommufdFile>(kernel_.vfs.find_file(id()));
+    if (current && current == restored && on_moved) on_moved(*this);
+    return {};
+}
+
+void IommufdFile::adopt_device(const std::shared_ptr<VfioFile>& device) {
+    if (restored) kernel_.iommu.adopt_attachment(restored, device->device());
+    devices_.push_back(device);
+    device->iommufd = std::static_pointer_cast<IommufdFile>(kernel_.vfs.find_file(id()));
+}
+
+void IommufdFile::forget(VfioFile& device) {
+    std::erase_if(devices_, [&](const auto& one) {
+        const auto file = one.lock();
+        return !file || file.get() == &device;
+    });
+}
+
+std::vector<std::shared_ptr<VfioFile>> IommufdFile::devices() const {
+    std::vector<std::shared_ptr<VfioFile>> alive;
+    for (const auto& one : devices_)
+        if (auto file = one.lock()) alive.push_back(std::move(file));
+    return alive;
+}
+
+bool IommufdFile::only_files() const {
+    return std::ranges::all_of(mappings_, [](const auto& one) { return one.second.memory || one.second.peer; });
+}
+
+void IommufdFile::release() {
+    if (preserved) return;
+    for (const auto& device : devices()) {
+        if (!device->present()) continue;
+        kernel_.iommu.detach(device->device());
+        kernel_.machine.device_referee.domain_detached(*kernel_.pci.function(device->device()));
+    }
+    if (own_) {
+        static_cast<void>(kernel_.iommu.destroy_domain(*own_));
+        kernel_.machine.device_referee.domain_destroyed(domain_key());
+    }
+    for (const auto& [iova, mapping] : mappings_) unpin(mapping);
+    mappings_.clear();
+}
+
+}  // namespace kexec_sim

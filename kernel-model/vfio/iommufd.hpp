@@ -1,0 +1,92 @@
+// iommufd: user space's hold on a domain.
+//
+//   IommufdFile ── IOAS: iova ──► file and offset, anonymous memory, or a BAR of another function
+//        │  (what user space asked to be mapped; the pages are pinned)
+//        └──── HWPT: an IommuDomain with the same mappings in page tables ──► devices attached
+//
+// One address space and one page table a file; its token for a live update is 1.
+//
+// A file that came from the previous kernel has, beside, the page table that the devices still use (`restored`): it is
+// never changed, and goes when every device has been moved over to the file's own table (replace) and the update is
+// finished.
+//
+// Immutable: neither map, unmap nor attach (EPERM); what a preserved file is.
+//
+// Unhappy paths: 1. EPERM immutable. 2. EINVAL: not page aligned, beyond the file, empty. 3. EEXIST: overlaps a mapping;
+// ENOENT: unmap of what is no whole mapping. 4. ENOMEM. 5. EBUSY: the device is attached elsewhere; a mapping whose file
+// shrank under it cannot happen (its pages are pinned).
+// Source: Linux 7.3, drivers/iommu/iommufd.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "kernel-model/iommu/domain.hpp"
+#include "kernel-model/shmem.hpp"
+#include "kernel-model/vfio/vfio.hpp"
+
+namespace kexec_sim {
+
+class IommufdFile final : public File {
+public:
+    IommufdFile(Kernel& kernel, u64 id, std::string name);
+    ~IommufdFile() override;
+    std::string_view kind() const override { return "iommufd"; }
+    void release() override;
+
+    struct Mapping {
+        u64 bytes = 0;
+        u64 prot = 0;  // vtd::PTE_READ, PTE_WRITE
+        std::shared_ptr<ShmemFile> memory;
+        u64 offset = 0;
+        std::vector<PfnRange> anonymous;  // where there is no file
+        // A BAR, of which nothing is pinned.
+        std::optional<PciAddress> peer;
+        unsigned bar = 0;
+    };
+    Result<> map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u64 offset, u64 bytes, u64 prot);
+    Result<> map_anonymous(u64 iova, u64 bytes, u64 prot);
+    /// The first `bytes` of a BAR of a function that user space has (or is going to have: incoming): leaves that lie
+    /// outside RAM. EACCES: it has another owner.
+    Result<> map_peer(u64 iova, const PciDevice& peer, unsigned bar, u64 bytes);
+    Result<> unmap(u64 iova, u64 bytes);
+    /// Puts the device into this file's page table, out of the restored one if it is there (hotswap).
+    Result<> attach(const std::shared_ptr<VfioFile>& device);
+    void forget(VfioFile& device);
+
+    const std::string& name() const { return name_; }
+    const std::map<u64, Mapping>& mappings() const { return mappings_; }
+    /// Whether every mapping is of a file: only then can it be preserved.
+    bool only_files() const;
+    /// ENOMEM. Made when first needed.
+    Result<std::shared_ptr<IommuDomain>> page_table();
+    bool has_page_table() const { return own_ != nullptr; }
+    std::shared_ptr<IommuDomain> restored;
+    /// A device was moved from the restored page table to this file's own.
+    std::function<void(IommufdFile&)> on_moved;
+    std::vector<std::shared_ptr<VfioFile>> devices() const;
+    bool immutable = false;
+    bool preserved = false;
+    /// The instruments' name for this file's own page table in this generation.
+    u64 domain_key() const { return id(); }
+    u64 restored_key() const { return id() | u64{1} << 63; }
+    /// Puts a device of the previous kernel under the restored page table; nothing is written.
+    void adopt_device(const std::shared_ptr<VfioFile>& device);
+
+private:
+    Result<> usable(u64 iova, u64 bytes) const;
+    Result<> map_frames(u64 iova, std::span<const PfnRange> frames, u64 prot);
+    void unpin(const Mapping& mapping);
+
+    Kernel& kernel_;
+    std::string name_;
+    std::shared_ptr<IommuDomain> own_;
+    std::map<u64, Mapping> mappings_;
+    std::vector<std::weak_ptr<VfioFile>> devices_;
+};
+
+/// open("/dev/iommu").
+std::shared_ptr<IommufdFile> open_iommufd(Kernel& kernel, const std::string& name);
+
+}  // namespace kexec_sim

@@ -1,0 +1,98 @@
+// The IOMMU over a live update: page tables, context entries and units that devices go on using.
+//
+//   iommufd ──preserve_domain──► every table page preserved, IommuDomainSer ◄─┐
+//   vfio ────preserve_device──► IommuDeviceSer { domain id, domain, unit } ───┤
+//                │ first device of a unit                                     │
+//                └──► IommuHwSer: root table, context tables preserved        │
+//   subsystem "iommu" hands over the three arrays ────────────────────────────┘
+//
+// Old kernel: a preserved domain is immutable. Shutdown clears the context entries of other devices.
+// New kernel: 1. boot, before the units are found: arrays, root and context tables are restored; the driver adopts
+// them. 2. Domains are rebuilt when devices are probed: the tree is walked and each table page restored. 3. Files ask
+// for their domain by the record's address. 4. When the owner has moved every device to a domain of its own, the old
+// one is destroyed: invalidated, freed. 5. With the last object the arrays go.
+//
+// Unhappy paths: 1. ENOMEM or KHO's errno for any page: what was preserved for this call is taken back. 2. Version, or
+// an array that is missing: panic, since translation was left on. 3. A root or context table that cannot be restored:
+// panic. 4. An entry of a page table that points outside RAM as if it were a table: left out, with a log line. In
+// editions without page magic a table page that nobody preserved is restored all the same, and nobody notices.
+//
+// Objects are never moved or used again: removal marks them DELETED.
+// Source: the series "iommu: Add live update state preservation".
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "luo/abi/devices.hpp"
+#include "luo/devices/record.hpp"
+
+namespace kexec_sim::luo {
+
+class IommuParticipant {
+public:
+    IommuParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator);
+    bool ensure_registered();
+
+    // --- the old kernel: physical addresses of records ---
+    Result<PhysAddr> preserve_domain(IommuDomain& domain);
+    void unpreserve_domain(IommuDomain& domain);
+    /// `domain`: the record that preserve_domain() gave. 0 without an IOMMU for it.
+    Result<PhysAddr> preserve_device(const PciDevice& device, PhysAddr domain);
+    void unpreserve_device(const PciDevice& device);
+
+    // --- the new kernel ---
+    /// At the initcall of drivers: rebuilds every domain.
+    void probe();
+    /// The domain of a record; nullptr: there is none, or it could not be rebuilt.
+    std::shared_ptr<IommuDomain> incoming_domain(PhysAddr record) const;
+    /// Takes the domain out of the books and destroys it: no device is attached any more, or (`force`) whatever is.
+    void finish_domain(PhysAddr record, bool force = false);
+    void finish_device(PhysAddr record);
+
+private:
+    struct Array {
+        std::vector<PhysAddr> pages;
+    };
+    Result<> make_arrays();
+    void free_arrays_if_empty();
+    Result<PhysAddr> add_object(Array& array, std::span<const std::byte> object, std::string_view site);
+    void delete_object(PhysAddr object);
+    Result<PhysAddr> preserve_unit(const PciDevice& device);
+    void unpreserve_unit(u32 segment);
+    Result<> preserve_tables(std::span<const Pfn> tables, std::string_view name, std::vector<Pfn>& done);
+
+    void boot(u64 data);
+    std::vector<PhysAddr> read_array(PhysAddr first, u64 object_bytes, std::string_view what);
+    void adopt_unit(PhysAddr record);
+    std::shared_ptr<IommuDomain> rebuild(PhysAddr record);
+    bool collect_tables(PhysAddr table, unsigned level, std::vector<Pfn>& tables);
+    void release_incoming_if_done();
+
+    Kernel& kernel_;
+    Orchestrator& orchestrator_;
+    RecordPages pages_;
+    Subsystem subsystem_;
+    // Outgoing.
+    PhysAddr top_;
+    Array units_, domains_, devices_;
+    struct Unit {
+        PhysAddr record;
+        u32 references = 0;
+        std::vector<Pfn> tables;
+    };
+    std::map<u32, Unit> preserved_units_;  // by segment
+    struct Domain {
+        PhysAddr record;
+        std::vector<Pfn> tables;
+    };
+    std::map<const IommuDomain*, Domain> preserved_domains_;
+    std::map<PciAddress, PhysAddr> preserved_devices_;
+    // Incoming.
+    std::vector<PhysAddr> incoming_pages_;
+    std::vector<PhysAddr> incoming_domain_records_, incoming_device_records_;
+    std::map<PhysAddr, std::shared_ptr<IommuDomain>> incoming_domains_;
+    u64 open_objects_ = 0;
+};
+
+}  // namespace kexec_sim::luo

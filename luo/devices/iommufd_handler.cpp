@@ -1,0 +1,140 @@
+#include "luo/devices/iommufd_handler.hpp"
+
+#include "kernel-model/abi_write.hpp"
+#include "machine/reached.hpp"
+
+namespace kexec_sim::luo {
+namespace {
+
+constexpr u64 hwpt_token = 1;
+
+IommufdFile& iommufd(File& file) { return dynamic_cast<IommufdFile&>(file); }
+
+}  // namespace
+
+IommufdHandler::IommufdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator, IommuParticipant& iommu)
+    : FileHandler(abi::IOMMUFD_COMPATIBLE),
+      kernel_(kernel),
+      pages_(kernel, kho, orchestrator, abi::IOMMUFD_COMPATIBLE, FrameClass::handler),
+      iommu_(iommu) {}
+
+bool IommufdHandler::can_preserve(File& file) {
+    return dynamic_cast<IommufdFile*>(&file) && iommu_.ensure_registered();
+}
+
+// --- the old kernel ----------------------------------------------------------------------------------------------
+
+Result<> IommufdHandler::prepare(File& file, u64& data) {
+    IommufdFile& owner = iommufd(file);
+    if (owner.restored && owner.restored->attached) return fail(Errno::ebusy);
+    for (const auto& [iova, mapping] : owner.mappings())
+        if (!mapping.peer && !(mapping.memory && mapping.memory->frozen())) {
+            REACHED("luo.iommufd.memory_not_preserved");
+            return fail(Errno::einval);
+        }
+    const auto table = TRY(owner.page_table());
+    const PhysAddr domain = TRY(iommu_.preserve_domain(*table));
+    const auto record = pages_.allocate("iommufd.ser");
+    if (!record) {
+        iommu_.unpreserve_domain(*table);
+        return fail(record.error());
+    }
+    PhysicalMemory& ram = kernel_.machine.ram;
+    abi_write(ram, *record, abi::IommufdSer{1}, "iommufd.ser");
+    abi_write(ram, *record + sizeof(abi::IommufdSer), abi::IommufdHwptSer{domain.raw, hwpt_token, 0, {}},
+              "iommufd.hwpt_ser");
+    owner.immutable = true;
+    owner.preserved = true;
+    prepared_[&owner] = {*record, domain};
+    data = record->raw;
+    return {};
+}
+
+void IommufdHandler::cancel(File& file, u64 data) {
+    IommufdFile& owner = iommufd(file);
+    if (data == 0 || !prepared_.erase(&owner)) return;
+    pages_.release(PhysAddr{data});
+    if (const auto table = owner.page_table()) iommu_.unpreserve_domain(**table);
+    owner.immutable = false;
+    owner.preserved = false;
+}
+
+std::optional<IommufdHandler::Prepared> IommufdHandler::prepared(const IommufdFile& file) const {
+    const auto at = prepared_.find(&file);
+    if (at == prepared_.end()) return std::nullopt;
+    return at->second;
+}
+
+// --- the new kernel ----------------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
+    const auto known = incoming_.find(record);
+    if (known != incoming_.end())
+        if (auto file = known->second.known.lock()) return file;
+    if (known != incoming_.end() || !pages_.restore(record)) return fail(Errno::enoent);
+    const PhysicalMemory& ram = kernel_.machine.ram;
+    const u64 count = ram.read<abi::IommufdSer>(record).nr_hwpts;
+    const auto hwpt = ram.read<abi::IommufdHwptSer>(record + sizeof(abi::IommufdSer));
+    pages_.free(record);
+    if (count != 1 || hwpt.token != hwpt_token) {
+        REACHED("luo.iommufd.record_bad");
+        return fail(Errno::einval);
+    }
+    const auto domain = iommu_.incoming_domain(PhysAddr{hwpt.domain_data});
+    if (!domain) return fail(Errno::enoent);
+    auto file = open_iommufd(kernel_, fmt::format("iommufd {:#x}", record.raw));
+    file->restored = domain;
+    file->on_moved = [this](IommufdFile& moved) { moved_over(moved); };
+    incoming_[record] = {PhysAddr{hwpt.domain_data}, file, file};
+    return file;
+}
+
+Result<FileRef> IommufdHandler::retrieve(u64 data) {
+    auto file = TRY(incoming(PhysAddr{data}));
+    incoming_[PhysAddr{data}].file.reset();
+    return FileRef(std::move(file));
+}
+
+void IommufdHandler::moved_over(IommufdFile& file) {
+    for (auto at = incoming_.begin(); at != incoming_.end(); ++at) {
+        if (at->second.known.lock().get() != &file || !at->second.finish_when_idle) continue;
+        if (file.restored && file.restored->attached) return;
+        file.restored.reset();
+        iommu_.finish_domain(at->second.domain);
+        incoming_.erase(at);
+        return;
+    }
+}
+
+void IommufdHandler::finish(File* file, u64 data, bool) {
+    const PhysAddr record{data};
+    if (!file) {
+        // Nobody asked for it. A device may have, which holds the file; then only its devices end with it.
+        const auto known = incoming(record);
+        const auto domain = known ? (*known)->restored : nullptr;
+        for (const auto& device : kernel_.pci.devices())
+            if (domain && kernel_.iommu.domain_of(*device) == domain) kernel_.iommu.detach(*device);
+        if (known) {
+            (*known)->restored.reset();
+            iommu_.finish_domain(incoming_[record].domain, true);
+        }
+        incoming_.erase(record);
+        return;
+    }
+    const auto at = incoming_.find(record);
+    if (at == incoming_.end()) return;
+    IommufdFile& owner = iommufd(*file);
+    const auto fault = kernel_.machine.faults.visit(FaultPoint::iommu_can_finish, owner.name());
+    const bool asked = !fault || fault->kind != FaultKind::skip;
+    if (asked && owner.restored && owner.restored->attached) {
+        REACHED("luo.iommufd.still_attached");
+        kernel_.log.warn("iommufd: {} devices use the preserved page table: it is kept", owner.restored->attached);
+        at->second.finish_when_idle = true;
+        return;
+    }
+    owner.restored.reset();
+    iommu_.finish_domain(at->second.domain, !asked);
+    incoming_.erase(at);
+}
+
+}  // namespace kexec_sim::luo

@@ -1,0 +1,57 @@
+// iommufd over a live update: the file handler "iommufd-v1".
+//
+// Prepare: 1. Every mapping must be of a memfd that is prepared itself (a lower token, or its own event), or of a BAR:
+// other memory would be freed by the kexec while devices write to it. 2. The page table is preserved, page by page; the
+// file is immutable from here on. 3. A record with the page table's token.
+// Retrieve: a file with the old page table (`restored`), and no mappings of its own: the VMM makes them anew, and moves
+// its devices over.
+// Finish: the old page table is destroyed, unless a device is still attached to it: then it stays until the last one
+// has been moved. A file that nobody retrieved is discarded: its devices are blocked first.
+//
+// Unhappy paths: 1. EINVAL: a mapping of anonymous memory, or of a memfd that is not prepared. 2. EBUSY: a device still
+// uses the page table of the previous kernel. 3. ENOMEM, KHO's errno; what was done is undone. 4. Retrieve: ENOENT: the
+// record or the domain cannot be restored.
+#pragma once
+
+#include "kernel-model/vfio/iommufd.hpp"
+#include "luo/devices/iommu.hpp"
+
+namespace kexec_sim::luo {
+
+class IommufdHandler final : public FileHandler {
+public:
+    IommufdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator, IommuParticipant& iommu);
+
+    bool can_preserve(File& file) override;
+    Result<> prepare(File& file, u64& data) override;
+    void cancel(File& file, u64 data) override;
+    Result<FileRef> retrieve(u64 data) override;
+    void finish(File* file, u64 data, bool reclaimed) override;
+    bool provides(LuoCallback callback) const override { return callback != LuoCallback::freeze; }
+
+    /// The record of a file that is prepared; nullopt: it is not.
+    struct Prepared {
+        PhysAddr record, domain;
+    };
+    std::optional<Prepared> prepared(const IommufdFile& file) const;
+    /// The file of a record of the previous kernel, whoever asks first.
+    Result<std::shared_ptr<IommufdFile>> incoming(PhysAddr record);
+    /// A device has left a page table of the previous kernel.
+    void moved_over(IommufdFile& file);
+
+private:
+    struct Incoming {
+        PhysAddr domain;
+        std::shared_ptr<IommufdFile> file;  // until the agent has it
+        std::weak_ptr<IommufdFile> known;
+        bool finish_when_idle = false;
+    };
+    Result<> fill_record(PhysAddr record, PhysAddr domain);
+    Kernel& kernel_;
+    RecordPages pages_;
+    IommuParticipant& iommu_;
+    std::map<const IommufdFile*, Prepared> prepared_;
+    std::map<PhysAddr, Incoming> incoming_;
+};
+
+}  // namespace kexec_sim::luo

@@ -1,0 +1,106 @@
+#include "luo/devices/kvm_handler.hpp"
+
+#include "kernel-model/abi_write.hpp"
+#include "machine/reached.hpp"
+
+namespace kexec_sim::luo {
+namespace {
+
+VmFile& vm_file(File& file) { return dynamic_cast<VmFile&>(file); }
+
+}  // namespace
+
+KvmHandler::KvmHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
+    : FileHandler(abi::KVM_COMPATIBLE),
+      kernel_(kernel),
+      pages_(kernel, kho, orchestrator, abi::KVM_COMPATIBLE, FrameClass::handler) {}
+
+bool KvmHandler::can_preserve(File& file) { return dynamic_cast<VmFile*>(&file) != nullptr; }
+
+// --- the old kernel ----------------------------------------------------------------------------------------------
+
+Result<std::vector<abi::KvmRun>> KvmHandler::private_runs(const VmFile& vm) const {
+    std::vector<abi::KvmRun> runs;
+    if (!vm.snp_context()) return runs;
+    const u64 pages = vm.private_bytes() >> page_shift;
+    for (const FileExtent& extent : vm.memory()->extents())
+        if (extent.index < pages) runs.push_back({extent.pfn.raw, std::min(extent.pages, pages - extent.index)});
+    if (runs.size() > abi::kvm_runs_max) {
+        REACHED("luo.kvm.too_many_runs");
+        return fail(Errno::e2big);
+    }
+    return runs;
+}
+
+Result<> KvmHandler::prepare(File& file, u64& data) {
+    VmFile& vm = vm_file(file);
+    const auto runs = TRY(private_runs(vm));
+    const auto context = vm.snp_context();
+    const PhysAddr record = TRY(pages_.allocate("kvm.ser"));
+    if (context)
+        if (const auto preserved = pages_.preserve(context->pfn); !preserved) {
+            pages_.release(record);
+            return preserved;
+        }
+    PhysicalMemory& ram = kernel_.machine.ram;
+    abi_write(ram, record,
+              abi::KvmSer{context ? abi::KVM_TYPE_SNP : abi::KVM_TYPE_DEFAULT,
+                          context ? context->pfn.phys().raw : 0, runs.size()},
+              "kvm.ser");
+    if (!runs.empty())
+        abi_write_bytes(ram, record + sizeof(abi::KvmSer), std::as_bytes(std::span(runs)), "kvm.ser.runs");
+    vm.preserved = true;
+    data = record.raw;
+    return {};
+}
+
+void KvmHandler::cancel(File& file, u64 data) {
+    VmFile& vm = vm_file(file);
+    if (data == 0 || !vm.preserved) return;
+    vm.preserved = false;
+    if (const auto context = vm.snp_context()) pages_.unpreserve(context->pfn);
+    pages_.release(PhysAddr{data});
+}
+
+// --- the new kernel ----------------------------------------------------------------------------------------------
+
+Result<FileRef> KvmHandler::retrieve(u64 data) {
+    const PhysAddr record{data};
+    if (!pages_.restore(record)) return fail(Errno::enoent);
+    const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
+    pages_.free(record);
+    auto vm = kernel_.kvm.create_vm({});
+    if (ser.type == abi::KVM_TYPE_SNP) {
+        const Folio context{PhysAddr{ser.snp_context}.pfn(), Order{0}};
+        TRY(pages_.restore(context.pfn.phys(), FrameClass::kernel));
+        if (const auto adopted = vm->adopt_context(context); !adopted) {
+            REACHED("luo.kvm.context_unknown");
+            return fail(adopted.error());
+        }
+    }
+    return FileRef(std::move(vm));
+}
+
+void KvmHandler::finish(File* file, u64 data, bool reclaimed) {
+    if (file || reclaimed) return;
+    const PhysAddr record{data};
+    if (!pages_.restore(record)) return;
+    const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
+    if (ser.type == abi::KVM_TYPE_SNP) discard_confidential(ser, record);
+    pages_.free(record);
+}
+
+void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
+    const PhysAddr context{ser.snp_context};
+    if (!pages_.restore(context)) return;
+    PhysicalMemory& ram = kernel_.machine.ram;
+    for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
+        const auto run =
+            ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
+    }
+    static_cast<void>(kernel_.machine.snp.destroy_context(context.pfn()));
+    pages_.free(context);
+}
+
+}  // namespace kexec_sim::luo
