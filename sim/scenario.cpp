@@ -201,7 +201,8 @@ private:
                 const std::string_view wanted = value.field->model;
                 if (wanted.empty()) continue;
                 const auto device = std::ranges::find(scenario_.machine.devices, value.text, &PciDeviceConfig::name);
-                const std::string_view model = device == scenario_.machine.devices.end() ? "switch" : device->model;
+                const std::string_view model =
+                    device == scenario_.machine.devices.end() ? std::string_view("switch") : device->model;
                 if (model != wanted)
                     file_.error(value.pos, fmt::format("'{}' of '{}' needs a {}, and '{}' is a {}", value.field->name,
                                                        step.name(), wanted, value.text, model));

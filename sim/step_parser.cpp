@@ -252,16 +252,17 @@ void NameBook::check(const SourceFile& file) const {
     for (const Use& use : uses_) {
         const std::set<std::string>& bound = bound_[static_cast<std::size_t>(use.kind)];
         if (bound.contains(use.name)) continue;
+        const bool is_device = use.kind == NameKind::device;
         const std::vector<std::string_view> names(bound.begin(), bound.end());
         std::string hint = did_you_mean(use.name, names);
         for (std::size_t kind = 0; hint.empty() && kind < bound_.size(); ++kind)
             if (bound_[kind].contains(use.name))
-                hint = fmt::format(" as a {} (it is a {})", name_kind_text(use.kind),
-                                   name_kind_text(static_cast<NameKind>(kind)));
-        file.error(use.pos, fmt::format("{} '{}'{}",
-                                        use.kind == NameKind::device ? "this machine has no device"
-                                                                     : "no step of this file binds",
-                                        use.name, hint));
+                hint =
+                    fmt::format("{} (it is a {})", is_device ? "" : fmt::format(" as a {}", name_kind_text(use.kind)),
+                                name_kind_text(static_cast<NameKind>(kind)));
+        file.error(use.pos,
+                   fmt::format("{} '{}'{}", is_device ? "this machine has no device" : "no step of this file binds",
+                               use.name, hint));
     }
 }
 
