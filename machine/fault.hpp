@@ -37,7 +37,7 @@ enum class FaultPoint : u16 {
 struct FaultPointInfo {
     FaultPoint id;
     std::string_view name, match, errnos;
-    std::string_view works;  // which of skip and lie the point carries out: "skip lie", "skip", "lie" or ""
+    std::string_view works;  // what else the point carries out, of skip, lie, drop, …: "skip lie", or ""
     std::string_view description;
 };
 std::span<const FaultPointInfo> fault_points();

@@ -7,6 +7,7 @@
 #include "machine/fault.hpp"
 #include "machine/referee.hpp"
 #include "sim/cli.hpp"
+#include "sim/device_models.hpp"
 #include "sim/output.hpp"
 #include "sim/profiles.hpp"
 #include "sim/step_spec.hpp"
@@ -45,8 +46,8 @@ std::string list_faults(bool markdown) {
                         "`luo.subsystem.prepare[iommu]#1=fail(ENOMEM)`.\nThe first errno is the one that "
                         "exploration uses. Every point takes `panic`, `power-loss`, `kill-agent` and `delay`, those "
                         "with errnos "
-                        "`fail`; `skip` and\n`lie` where the last column names them, and those of "
-                        "`handover.*` the corruptions.\n\n"
+                        "`fail`; those of `handover.*`\nthe corruptions; other actions where the last column names "
+                        "them.\n\n"
                         "| point | happens when | `match` compares with | errnos | also |\n|---|---|---|---|---|\n")
                  : "";
     for (const FaultPointInfo& info : fault_points()) {
@@ -94,8 +95,27 @@ std::string list_profiles(bool markdown) {
 }
 
 std::string list_devices(bool markdown) {
-    const std::string none = "This build has no device models: a machine is memory, nodes and a clock.\n";
-    return markdown ? page("Devices", "devices", none) : none;
+    std::string out =
+        markdown ? page("Devices", "devices",
+                        "The models that `machine: {devices: [{name: nic0, model: dma-nic, at: \"00:03.0\"}]}` can "
+                        "name.\n`at` is an address on bus 0; `behind` names a root port, or a port of a switch as "
+                        "`sw0.1`. Buses get\ntheir numbers, and BARs their addresses, from the firmware at "
+                        "power-on.\n")
+                 : "";
+    for (const DeviceModelInfo& info : device_models()) {
+        if (!markdown) {
+            out += entry(info.name,
+                         {info.description, "placed: " + info.place, "ids: " + info.ids, "BARs: " + info.bars,
+                          "capabilities: " + info.capabilities, "resets: " + info.resets, "faults: " + info.faults});
+            continue;
+        }
+        out += fmt::format("\n## `{}`\n\n{}\n\n| | |\n|---|---|\n", info.name, info.description);
+        for (const auto& [what, text] : {std::pair{"placed", &info.place}, std::pair{"vendor:device", &info.ids},
+                                         std::pair{"BARs", &info.bars}, std::pair{"capabilities", &info.capabilities},
+                                         std::pair{"resets", &info.resets}, std::pair{"fault points", &info.faults}})
+            out += fmt::format("| {} | {} |\n", what, cell(*text));
+    }
+    return out;
 }
 
 // --- Scenarios

@@ -65,6 +65,11 @@ std::vector<Scenario> load_all(const RunCommand& command) {
             options.bench_names = bench_names_of;
             options.check_files = true;
             scenarios.push_back(load_scenario(file, options));
+            if (!command.boot_params_file.empty() && scenarios.back().machine.has_devices())
+                throw UserError(
+                    fmt::format("kexec-sim: error: --boot-params: the machine of {} has devices, and a machine "
+                                "with devices cannot be resumed",
+                                file));
         } catch (const UserError& error) {
             errors += std::string(errors.empty() ? "" : "\n") + error.what();
         }

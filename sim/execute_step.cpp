@@ -9,7 +9,7 @@
 namespace kexec_sim::sim {
 namespace {
 
-enum class Group : u8 { reboot, kho, memfd, luo, subsystem };
+enum class Group : u8 { reboot, kho, memfd, luo, subsystem, device, vm };
 
 Group group_of(StepId id) {
     if (id <= StepId::kernel_kill) return Group::reboot;
@@ -17,12 +17,27 @@ Group group_of(StepId id) {
     if (id <= StepId::memfd_close) return Group::memfd;
     if (id <= StepId::agent_switch) return Group::subsystem;
     if (id <= StepId::luoctl) return Group::luo;
-    return Group::subsystem;
+    if (id <= StepId::module_unload) return Group::subsystem;
+    if (id <= StepId::p2p_stop) return Group::device;
+    return Group::vm;
 }
 
 /// Steps that the current agent makes itself; a dead one makes none.
 bool made_by_agent(Group group, StepId id) {
-    return group == Group::memfd || (group == Group::luo && id != StepId::luo_state && id != StepId::luoctl);
+    switch (group) {
+    case Group::reboot:
+    case Group::kho:
+    case Group::subsystem: return false;
+    case Group::memfd: return true;
+    case Group::luo: return id != StepId::luo_state && id != StepId::luoctl;
+    // The bench looks at devices, and reaches into the machine, by itself.
+    case Group::device:
+        return id != StepId::pci_expect && id != StepId::pci_swap && id != StepId::pci_remove &&
+               id != StepId::nic_expect;
+    // Virtual CPUs run, and are looked at, whichever agent the steps are of.
+    case Group::vm: return id != StepId::vm_run && id != StepId::vm_verify;
+    }
+    return false;
 }
 
 StepResult dispatch(KernelInstance& instance, const Step& step) {
@@ -35,6 +50,8 @@ StepResult dispatch(KernelInstance& instance, const Step& step) {
     case Group::memfd: return run_memfd_step(instance, step);
     case Group::luo: return run_luo_step(instance, step);
     case Group::subsystem: return run_subsystem_step(instance, step);
+    case Group::device: return run_device_step(instance, step);
+    case Group::vm: return run_vm_step(instance, step);
     }
     return {};
 }

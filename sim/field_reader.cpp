@@ -49,7 +49,7 @@ FieldValue FieldReader::read(const FieldSpec& field, const Node& node) const {
     value.given = true;
     switch (field.type) {
     case FieldType::size: value.number = scalars_.size(node, field.name, field.max); break;
-    case FieldType::duration: value.number = scalars_.duration(node, field.name); break;
+    case FieldType::duration: value.number = scalars_.duration(node, field.name, field.max); break;
     case FieldType::number:
     case FieldType::pfn: value.number = scalars_.number(node, field.name, field.max); break;
     case FieldType::boolean: value.number = scalars_.boolean(node, field.name) ? 1 : 0; break;
@@ -59,7 +59,10 @@ FieldValue FieldReader::read(const FieldSpec& field, const Node& node) const {
     case FieldType::fill: read_fill(node, value); break;
     case FieldType::bind:
     case FieldType::ref: value.text = scalars_.line(node, field.name, "a name"); break;
-    case FieldType::choice: value.text = scalars_.choice(node, field.name, field.values); break;
+    case FieldType::choice:
+        value.text = scalars_.choice(node, field.name, field.values);
+        value.number = parse_u64(value.text).value_or(0);
+        break;
     case FieldType::choice_list: read_list(node, value); break;
     case FieldType::order_map: read_orders(node, value); break;
     case FieldType::callback: read_callback(node, value); break;
@@ -67,7 +70,12 @@ FieldValue FieldReader::read(const FieldSpec& field, const Node& node) const {
     case FieldType::file:
         value.text = (folder_ / scalars_.line(node, field.name, "a file name")).lexically_normal().string();
         break;
+    case FieldType::pci_address: read_pci_address(node, value); break;
+    case FieldType::buffer: read_buffer(node, value); break;
     }
+    if (value.number < field.min)
+        scalars_.error(node.pos, fmt::format("'{}' is at least {}{}", field.name, field.min,
+                                             field.type == FieldType::duration ? "ns" : ""));
     return value;
 }
 
@@ -157,6 +165,29 @@ void FieldReader::read_event(const Node& node, FieldValue& value) const {
         scalars_.error(node.pos, fmt::format("'{}' needs {}, not '{}'{}", value.field->name, wanted, value.text,
                                              did_you_mean(value.text, events)));
     value.number = *number;
+}
+
+void FieldReader::read_pci_address(const Node& node, FieldValue& value) const {
+    value.text = scalars_.text(node, value.field->name, field_type_text(*value.field));
+    const auto address = parse_pci_address(value.text);
+    if (!address) wrong(*value.field, node, value.text);
+    value.number = u64{address->segment} << 16 | address->bdf.raw;
+}
+
+void FieldReader::read_buffer(const Node& node, FieldValue& value) const {
+    const std::string_view what = value.field->name;
+    scalars_.check_map(node, what, {"vm", "fd", "offset", "length"});
+    const Node* vm = node.find("vm");
+    const Node* fd = node.find("fd");
+    if (vm && fd) scalars_.error(std::max(vm->pos, fd->pos), "'vm' and 'fd' exclude each other");
+    if (!vm && !fd) scalars_.error(node.pos, fmt::format("'{}' needs one of vm, fd", what));
+    const Node& owner = vm ? *vm : *fd;
+    value.text = scalars_.line(owner, vm ? "vm" : "fd", "a name");
+    value.buffer = {.pos = owner.pos,
+                    .of_vm = vm != nullptr,
+                    .offset = scalars_.size(scalars_.require(node, "offset", what), "offset"),
+                    .length = scalars_.size(scalars_.require(node, "length", what), "length")};
+    if (value.buffer.length == 0) scalars_.error(node.find("length")->pos, "'length' is at least 1");
 }
 
 }  // namespace kexec_sim::sim

@@ -28,6 +28,8 @@ private:
     void read_orders(const Node& node, FieldValue& value) const;
     void read_callback(const Node& node, FieldValue& value) const;
     void read_event(const Node& node, FieldValue& value) const;
+    void read_pci_address(const Node& node, FieldValue& value) const;
+    void read_buffer(const Node& node, FieldValue& value) const;
 
     const Scalars& scalars_;
     const std::filesystem::path& folder_;

@@ -29,6 +29,7 @@ KernelConfig kernel_config(const Scenario& scenario, u32 kernel_index, bool cras
     config.strict_defects = spec.strict_defects;
     config.debug = spec.debug;
     config.numa = spec.numa;
+    config.preserve_devices = spec.preserve_devices;
     config.cost = spec.cost;
     config.without.assign(spec.without.begin(), spec.without.end());
     for (const auto& module : scenario.modules) config.modules.push_back(module.string());

@@ -63,16 +63,16 @@ Json findings_json(const RunResult& result) {
     return list;
 }
 
-/// The dma.* counters belong to devices, of which this machine has none.
 Json counters_json(const RunResult& result) {
-    return {{"kho.preserved_folios", result.preserved_folios},
-            {"kho.preserved_bytes", result.preserved_bytes},
-            {"kho.overhead_pages", result.overhead_pages},
-            {"kho.map_pages", result.map_pages},
-            {"luo.files", result.luo_files},
-            {"dma.completions", 0},
-            {"dma.dry_ns", 0},
-            {"mm.frames_in_use", result.frames_in_use}};
+    Json counters{{"kho.preserved_folios", result.preserved_folios},
+                  {"kho.preserved_bytes", result.preserved_bytes},
+                  {"kho.overhead_pages", result.overhead_pages},
+                  {"kho.map_pages", result.map_pages},
+                  {"luo.files", result.luo_files}};
+    for (const DeviceCounterName& device : device_counter_names)
+        counters[std::string(device.name)] = result.devices.*device.value;
+    counters["mm.frames_in_use"] = result.frames_in_use;
+    return counters;
 }
 
 Json run_json(const ReportedRun& run) {

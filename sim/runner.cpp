@@ -20,6 +20,9 @@ MachineConfig machine_config(const Scenario& scenario, const RunOptions& options
     config.seed = scenario.seed;
     config.ram_file = options.ram_file;
     config.node_bytes = scenario.machine.node_bytes;
+    config.iommu = scenario.machine.iommu;
+    config.iommu_never_evicts = scenario.machine.iommu_never_evicts;
+    config.devices = scenario.machine.devices;
     if (file) {
         config.memory_map = file->memory_map;
         config.nodes = file->nodes;

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/device_counters.hpp"
 #include "sim/host.hpp"
 #include "sim/scenario.hpp"
 
@@ -71,6 +72,7 @@ struct RunResult {
     std::vector<std::string> failures;  // each a line: what was expected and what happened
     u64 preserved_folios = 0, preserved_bytes = 0, overhead_pages = 0, map_pages = 0, luo_files = 0,
         frames_in_use = 0;
+    DeviceCounters devices;
     std::string trace_hash, ram_hash;
     u64 trace_events = 0;
     /// Kernel log of every generation, as (generation, line).

@@ -60,13 +60,14 @@ u64 Scalars::size(const Node& node, std::string_view what, u64 max) const {
     return *bytes;
 }
 
-u64 Scalars::duration(const Node& node, std::string_view what) const {
+u64 Scalars::duration(const Node& node, std::string_view what, u64 max_ns) const {
     constexpr std::string_view wanted = "a duration, as 10us or 3ms";
     const std::string value = text(node, what, wanted);
     const auto ns = parse_duration(value);
     if (!ns) wrong_type(node, what, wanted, value);
     if (*ns > VirtualClock::time_max_ns)
         error(node.pos, fmt::format("'{}' is at most a hundred years, not {}", what, shortened(value)));
+    if (*ns > max_ns) error(node.pos, fmt::format("'{}' is at most {}ns, not {}", what, max_ns, shortened(value)));
     return *ns;
 }
 

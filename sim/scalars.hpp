@@ -48,7 +48,7 @@ public:
     /// Text that is not empty and has no line break.
     std::string line(const Node& node, std::string_view what, std::string_view wanted = "a text") const;
     u64 size(const Node& node, std::string_view what, u64 max = ~u64{0}) const;
-    u64 duration(const Node& node, std::string_view what) const;
+    u64 duration(const Node& node, std::string_view what, u64 max_ns = ~u64{0}) const;
     u64 number(const Node& node, std::string_view what, u64 max = ~u64{0}) const;
     bool boolean(const Node& node, std::string_view what) const;
     std::string choice(const Node& node, std::string_view what, std::span<const std::string_view> values) const;

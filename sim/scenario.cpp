@@ -65,6 +65,7 @@ public:
         if (const Node* node = root_.find("reproduces")) scenario_.reproduces = parse_reproduces(*node, scalars);
         bind_given_names();
         names_.check(file_);
+        check_models();
         return std::move(scenario_);
     }
 
@@ -169,6 +170,11 @@ private:
     /// What exists without a step that binds it.
     void bind_given_names() {
         names_.bind(NameKind::agent, "main");
+        for (const PciDeviceConfig& device : scenario_.machine.devices) {
+            names_.bind(NameKind::device, device.name);
+            for (unsigned port = 0; device.model == "switch" && port < device.ports; ++port)
+                names_.bind(NameKind::device, fmt::format("{}.{}", device.name, port));
+        }
         for (const KernelSpec& kernel : scenario_.kernels) bind_reserve_mem(kernel.cmdline, names_);
         for (const Step& step : scenario_.steps)
             if (step.id == StepId::kexec_load && step.has("cmdline"))
@@ -186,6 +192,24 @@ private:
             names_.bind(NameKind::bench, name);
             names_.bind(NameKind::mark, name);
         }
+    }
+
+    /// Steps for devices of one model.
+    void check_models() const {
+        const auto check = [&](const Step& step) {
+            for (const FieldValue& value : step.values) {
+                const std::string_view wanted = value.field->model;
+                if (wanted.empty()) continue;
+                const auto device = std::ranges::find(scenario_.machine.devices, value.text, &PciDeviceConfig::name);
+                const std::string_view model =
+                    device == scenario_.machine.devices.end() ? std::string_view("switch") : device->model;
+                if (model != wanted)
+                    file_.error(value.pos, fmt::format("'{}' of '{}' needs a {}, and '{}' is a {}", value.field->name,
+                                                       step.name(), wanted, value.text, model));
+            }
+        };
+        std::ranges::for_each(scenario_.steps, check);
+        if (scenario_.under_faults) std::ranges::for_each(scenario_.under_faults->steps, check);
     }
 
     const SourceFile& file_;
@@ -227,6 +251,7 @@ bool Step::get_bool(std::string_view field) const { return present(*this, field)
 const std::string& Step::get_text(std::string_view field) const { return present(*this, field).text; }
 const Fill& Step::get_fill(std::string_view field) const { return present(*this, field).fill; }
 const std::vector<std::string>& Step::get_list(std::string_view field) const { return present(*this, field).list; }
+const BufferField& Step::get_buffer(std::string_view field) const { return present(*this, field).buffer; }
 const std::map<u64, u64>& Step::get_orders(std::string_view field) const { return present(*this, field).orders; }
 
 std::optional<u64> Step::find_u64(std::string_view field) const {

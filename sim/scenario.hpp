@@ -40,6 +40,13 @@
 
 namespace kexec_sim::sim {
 
+/// A stretch of a virtual machine's memory or of a file, whose name is the text of the field's value.
+struct BufferField {
+    SourcePos pos;  // of the name
+    bool of_vm = false;
+    u64 offset = 0, length = 0;
+};
+
 /// The value of one field of a step. Which member holds it follows from the type of the field.
 struct FieldValue {
     const FieldSpec* field = nullptr;
@@ -50,6 +57,7 @@ struct FieldValue {
     Fill fill;
     std::vector<std::string> list;
     std::map<u64, u64> orders;
+    BufferField buffer;
 };
 
 struct Step {
@@ -75,6 +83,8 @@ struct Step {
     const Fill& get_fill(std::string_view field) const;
     const std::vector<std::string>& get_list(std::string_view field) const;
     const std::map<u64, u64>& get_orders(std::string_view field) const;
+    /// get_text() of the same field is the name of the virtual machine or descriptor.
+    const BufferField& get_buffer(std::string_view field) const;
     /// nullopt where the field is absent and has no default.
     std::optional<u64> find_u64(std::string_view field) const;
     const FieldValue* find(std::string_view field) const;
@@ -98,7 +108,8 @@ struct KernelSpec {
     std::set<std::string> without;  // components that this kernel was built without: "memfd"
     bool debug = false;
     bool numa = true;
-    CostModel cost;  // `fast`, `typical`, or `fast` with figures of the scenario's own
+    bool preserve_devices = false;  // `devices: preserve`; by default where there is an orchestrator
+    CostModel cost;                 // `fast`, `typical`, or `fast` with figures of the scenario's own
 };
 
 struct MachineSpec {
@@ -106,7 +117,11 @@ struct MachineSpec {
     u64 memory_bytes = 0;                      // 0 where the machine starts from an image
     std::vector<u64> node_bytes;               // by node, in order of address; 0: memoryless
     std::filesystem::path image, boot_params;  // a machine that starts from a handover
+    bool iommu = false, iommu_never_evicts = false;
+    std::vector<PciDeviceConfig> devices;  // as in the file, but each bridge before what is behind it
     bool from_handover() const { return !image.empty(); }
+    /// Its state is more than RAM: it cannot be resumed from a file.
+    bool has_devices() const { return iommu || !devices.empty(); }
 };
 
 struct FindingsSpec {

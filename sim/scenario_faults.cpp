@@ -137,42 +137,59 @@ PlannedFault parse_planned(const Node& node, const Scalars& scalars) {
     return fault;
 }
 
+/// Is `action` one of the words in the table of points?
+bool carries_out(const FaultPointInfo& point, std::string_view action) {
+    for (std::string_view words = point.works; !words.empty();) {
+        const std::size_t end = std::min(words.find(' '), words.size());
+        if (words.substr(0, end) == action) return true;
+        words.remove_prefix(std::min(end + 1, words.size()));
+    }
+    return false;
+}
+
 bool is_handover(FaultPoint point) { return fault_point_info(point).name.starts_with("handover."); }
+
+/// What devices send, and what is looked up for them.
+bool is_on_a_wire(FaultPoint point) {
+    return point == FaultPoint::dma_read || point == FaultPoint::dma_write || point == FaultPoint::iommu_walk ||
+           point == FaultPoint::iommu_invalidate || point == FaultPoint::pci_config_write ||
+           point == FaultPoint::irq_deliver;
+}
 
 }  // namespace
 
 std::string fault_problem(const PlannedFault& fault) {
     const FaultPointInfo& point = fault_point_info(fault.point);
     const std::string_view action = fault_kind_name(fault.action.kind);
+    if (carries_out(point, action)) return {};
     switch (fault.action.kind) {
     case FaultKind::flip:
     case FaultKind::zero:
     case FaultKind::truncate:
     case FaultKind::replace:
         if (is_handover(fault.point)) return {};
+        if (is_on_a_wire(fault.point)) break;
         return fmt::format("action '{}' corrupts what is handed over, which '{}' is not", action, point.name);
     case FaultKind::fail:
         if (!point.errnos.empty()) return {};
         return fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name, action);
     case FaultKind::lie:
-        if (point.works.find("lie") != std::string_view::npos) return {};
         return point.errnos.empty()
                    ? fmt::format("'{}' cannot return an error, so action '{}' has no meaning there", point.name,
                                  action)
                    : fmt::format("at '{}' nothing has been done that action 'lie' could deny", point.name);
-    case FaultKind::skip:
-        if (point.works.find("skip") != std::string_view::npos) return {};
-        return fmt::format("there is no work to skip at '{}'", point.name);
+    case FaultKind::skip: return fmt::format("there is no work to skip at '{}'", point.name);
     case FaultKind::drop:
     case FaultKind::duplicate:
     case FaultKind::misdirect:
+        if (is_on_a_wire(fault.point)) break;
         return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
     case FaultKind::panic:
     case FaultKind::power_loss:
     case FaultKind::kill_agent:
     case FaultKind::delay: return {};
     }
-    return {};
+    return fmt::format("'{}' does not carry out action '{}'; it can do: {}", point.name, action, point.works);
 }
 
 std::vector<PlannedFault> parse_faults(const Node& node, const Scalars& scalars) {

@@ -86,8 +86,9 @@ Profile parse_profile(const Node& node, const Scalars& scalars) {
 }
 
 KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
-    scalars.check_map(node, "kernels",
-                      {"profile", "release", "cmdline", "image", "defects", "without", "debug", "numa", "cost"});
+    scalars.check_map(
+        node, "kernels",
+        {"profile", "release", "cmdline", "image", "devices", "defects", "without", "debug", "numa", "cost"});
     KernelSpec kernel;
     kernel.pos = node.pos;
     if (const Node* value = node.find("profile")) kernel.profile = parse_profile(*value, scalars);
@@ -100,12 +101,18 @@ KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
             scalars.error(value->pos, fmt::format("'cmdline' has at most {} bytes", cmdline_bytes_max));
     }
     if (const Node* value = node.find("image")) parse_image(*value, kernel, scalars);
+    kernel.preserve_devices = profile_info(kernel.profile).has_luo;
+    if (const Node* value = node.find("devices")) {
+        constexpr std::string_view names[] = {"preserve", "teardown"};
+        kernel.preserve_devices = scalars.choice(*value, "devices", names) == "preserve";
+    }
     if (const Node* value = node.find("defects")) {
         constexpr std::string_view names[] = {"literal", "strict"};
         kernel.strict_defects = scalars.choice(*value, "defects", names) == "strict";
     }
     if (const Node* value = node.find("without")) {
-        constexpr std::string_view components[] = {"memfd", "luo", "kho"};
+        constexpr std::string_view components[] = {"iommu",   "pci", "memfd", "vfio-pci",
+                                                   "iommufd", "kvm", "luo",   "kho"};
         scalars.check_sequence(*value, "without");
         for (const Node& item : value->items)
             if (!kernel.without.insert(scalars.choice(item, "without", components)).second)
@@ -117,28 +124,49 @@ KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
     return kernel;
 }
 
+/// `iommu: true`, or with what is special about it: `iommu: {never_evict: true}`.
+void parse_iommu(const Node& node, MachineSpec& machine, const Scalars& scalars) {
+    machine.iommu = true;
+    if (node.is_scalar()) {
+        machine.iommu = scalars.boolean(node, "iommu");
+        return;
+    }
+    scalars.check_map(node, "iommu", {"never_evict"});
+    if (const Node* value = node.find("never_evict"))
+        machine.iommu_never_evicts = scalars.boolean(*value, "never_evict");
+}
+
+/// A machine that starts from a handover: of memory, nothing else.
+void parse_handover(const Node& node, MachineSpec& machine, const Scalars& scalars,
+                    const std::filesystem::path& folder) {
+    for (const NodeEntry& entry : node.entries) {
+        if (entry.key == "memory" || entry.key == "nodes")
+            scalars.error(entry.pos, fmt::format("'{}' makes no sense beside 'image': memory is a copy of that file",
+                                                 entry.key));
+        if (entry.key == "devices" || entry.key == "iommu")
+            scalars.error(entry.pos,
+                          fmt::format("'{}' makes no sense beside 'image': a machine with devices cannot be resumed",
+                                      entry.key));
+    }
+    const auto file = [&](std::string_view key) {
+        return (folder / scalars.line(scalars.require(node, key, "machine"), key, "a file name")).lexically_normal();
+    };
+    machine.image = file("image");
+    machine.boot_params = file("boot-params");
+}
+
 }  // namespace
 
 MachineSpec parse_machine(const Node& node, const Scalars& scalars, const std::filesystem::path& folder) {
-    scalars.check_map(node, "machine", {"memory", "nodes", "image", "boot-params"});
+    scalars.check_map(node, "machine", {"memory", "nodes", "iommu", "devices", "image", "boot-params"});
     MachineSpec machine;
     machine.pos = node.pos;
-    const Node* image = node.find("image");
-    const Node* boot_params = node.find("boot-params");
-    if (image || boot_params) {
-        for (const NodeEntry& entry : node.entries)
-            if (entry.key == "memory" || entry.key == "nodes")
-                scalars.error(
-                    entry.pos,
-                    fmt::format("'{}' makes no sense beside 'image': memory is a copy of that file", entry.key));
-        const auto file = [&](std::string_view key) {
-            return (folder / scalars.line(scalars.require(node, key, "machine"), key, "a file name"))
-                .lexically_normal();
-        };
-        machine.image = file("image");
-        machine.boot_params = file("boot-params");
+    if (node.find("image") || node.find("boot-params")) {
+        parse_handover(node, machine, scalars, folder);
         return machine;
     }
+    if (const Node* iommu = node.find("iommu")) parse_iommu(*iommu, machine, scalars);
+    if (const Node* devices = node.find("devices")) machine.devices = parse_devices(*devices, scalars);
     const Node* nodes = node.find("nodes");
     const Node* memory = node.find("memory");
     if (nodes && nodes->is_sequence()) {

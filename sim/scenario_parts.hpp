@@ -11,6 +11,8 @@ namespace kexec_sim::sim {
 
 /// File names are relative to `folder`.
 MachineSpec parse_machine(const Node& node, const Scalars& scalars, const std::filesystem::path& folder);
+/// `devices:` of a machine, each bridge before what is behind it.
+std::vector<PciDeviceConfig> parse_devices(const Node& node, const Scalars& scalars);
 std::vector<KernelSpec> parse_kernels(const Node& node, const Scalars& scalars);
 std::vector<PlannedFault> parse_faults(const Node& node, const Scalars& scalars);
 ExpectSpec parse_expect(const Node& node, const Scalars& scalars);

@@ -91,6 +91,15 @@ Json definitions() {
                                             Json{{"type", "integer"}, {"minimum", 0}}, reference("substituted")})}};
     defs["fill"] =
         pattern("^(zero|byte\\([0-9A-Fa-fxX_]+\\)|pattern\\([0-9A-Fa-fxX_]+\\))$", "zero, byte(0xa5) or pattern(7)");
+    defs["pci_address"] = pattern("^(([0-9A-Fa-f]{1,8}):)?[0-9A-Fa-f]{1,2}:[01]?[0-9A-Fa-f]\\.[0-7]$",
+                                  "a PCI address: 00:02.0, 0000:00:02.0");
+    Json buffer = object({{"vm", reference("text")},
+                          {"fd", reference("text")},
+                          {"offset", reference("size")},
+                          {"length", reference("size")}},
+                         {"offset", "length"});
+    buffer["oneOf"] = Json::array({Json{{"required", strings({"vm"})}}, Json{{"required", strings({"fd"})}}});
+    defs["buffer"] = std::move(buffer);
     defs["errno"] = choice(errno_list());
     defs["callback"] = choice(std::move(callback));
     defs["event"] = {{"anyOf", Json::array({Json{{"enum", strings({"prepare", "freeze", "finish", "cancel"})}},
@@ -128,6 +137,8 @@ Json field_schema(const FieldSpec& field) {
                     {"patternProperties", {{"^[0-9]+$", reference("number")}}}};
     case FieldType::callback: return reference("callback");
     case FieldType::event: return reference("event");
+    case FieldType::pci_address: return reference("pci_address");
+    case FieldType::buffer: return reference("buffer");
     }
     return {};
 }
@@ -174,6 +185,8 @@ Json step_value(const StepSpec& step) {
     if (!required.empty()) schema["required"] = std::move(required);
     add_choice(schema, step);
     if (may_be_empty) return Json{{"anyOf", Json::array({empty, std::move(schema)})}};
+    if (!step.short_field.empty())
+        return Json{{"anyOf", Json::array({described(*step.field(step.short_field)), std::move(schema)})}};
     return schema;
 }
 
@@ -209,9 +222,19 @@ Json machine_schema() {
     nodes["description"] = "a number of equal parts, or a list of nodes; 0: memoryless";
     Json memory = reference("size");
     memory["description"] = "64 MiB to 4 TiB";
-    return Json{{"oneOf", Json::array({object({{"memory", memory}, {"nodes", nodes}}),
-                                       object({{"image", reference("text")}, {"boot-params", reference("text")}},
-                                              {"image", "boot-params"})})}};
+    const Json iommu{{"anyOf", Json::array({reference("boolean"), object({{"never_evict", reference("boolean")}})})}};
+    Json device = object({{"name", reference("text")},
+                          {"model", choice(strings({"root-port", "switch", "dma-nic", "p2p-gpu"}))},
+                          {"at", reference("pci_address")},
+                          {"behind", reference("text")},
+                          {"ports", reference("number")}},
+                         {"name", "model"});
+    device["oneOf"] = Json::array({Json{{"required", strings({"at"})}}, Json{{"required", strings({"behind"})}}});
+    const Json devices = array_of(std::move(device), "PCI functions, by name and place");
+    return Json{
+        {"oneOf", Json::array({object({{"memory", memory}, {"nodes", nodes}, {"iommu", iommu}, {"devices", devices}}),
+                               object({{"image", reference("text")}, {"boot-params", reference("text")}},
+                                      {"image", "boot-params"})})}};
 }
 
 Json kernel_schema() {
@@ -225,9 +248,11 @@ Json kernel_schema() {
     properties["release"] = reference("text");
     properties["cmdline"] = reference("text");
     properties["image"] = object({{"kernel", reference("size")}, {"initrd", reference("size")}});
+    properties["devices"] = choice(strings({"preserve", "teardown"}));
     properties["defects"] = choice(strings({"literal", "strict"}));
     properties["without"] =
-        array_of(choice(strings({"memfd", "luo", "kho"})), "components that this kernel was built without");
+        array_of(choice(strings({"iommu", "pci", "memfd", "vfio-pci", "iommufd", "kvm", "luo", "kho"})),
+                 "components that this kernel was built without");
     properties["debug"] = reference("boolean");
     properties["numa"] = reference("boolean");
     properties["cost"] = {{"anyOf", Json::array({choice(strings({"fast", "typical"})), object(std::move(costs))})}};
@@ -237,7 +262,7 @@ Json kernel_schema() {
 Json action_schema() {
     Json bit{
         {"anyOf", Json::array({Json{{"type", "integer"}, {"minimum", 0}, {"maximum", 7}}, reference("number")})}};
-    Json options = Json::array({choice(strings({"panic", "power-loss", "kill-agent", "skip"}))});
+    Json options = Json::array({choice(strings({"panic", "power-loss", "kill-agent", "skip", "drop", "duplicate"}))});
     const auto action = [&](std::string_view name, Json argument) {
         options.push_back(object({{std::string(name), std::move(argument)}}, {name}));
     };
@@ -247,6 +272,7 @@ Json action_schema() {
     action("flip", object({{"offset", reference("size")}, {"bit", std::move(bit)}}, {"offset", "bit"}));
     action("zero", object({{"offset", reference("size")}, {"length", reference("size")}}, {"offset", "length"}));
     action("truncate", reference("size"));
+    action("misdirect", reference("number"));
     action("replace", Json{{"type", "array"}, {"minItems", 2}, {"maxItems", 2}, {"items", reference("text")}});
     return Json{{"anyOf", std::move(options)}};
 }

@@ -157,24 +157,26 @@ void StepParser::parse_fields(Step& step, const NodeEntry& head, const FieldRead
     const StepSpec& spec = *step.spec;
     const Node& value = head.value;
     step.text = head.key;
+    const auto read_alone = [&](const FieldSpec& field) {
+        // In a message the step's own name says more than that of the field.
+        FieldSpec named = field;
+        named.name = spec.name;
+        step.values.push_back(reader.read(named, value));
+        step.values.back().field = &field;
+        step.text += ": " + reader.flow(named, value);
+    };
     switch (spec.form) {
     case StepForm::bare:
         if (!value.is_null() && !(value.is_map() && value.entries.empty()))
             scalars.error(value.pos, fmt::format("step '{}' takes no value", spec.name));
         return;
-    case StepForm::scalar: {
-        // In a message the step's own name says more than that of its only field.
-        FieldSpec named = spec.fields.front();
-        named.name = spec.name;
-        step.values.push_back(reader.read(named, value));
-        step.values.back().field = &spec.fields.front();
-        step.text += ": " + reader.flow(named, value);
-        return;
-    }
+    case StepForm::scalar: read_alone(spec.fields.front()); return;
     case StepForm::map: break;
     }
     std::string text;
-    if (!value.is_null()) {
+    if (value.is_scalar() && !spec.short_field.empty()) {
+        read_alone(*spec.field(spec.short_field));
+    } else if (!value.is_null()) {
         std::vector<std::string_view> keys;
         for (const FieldSpec& field : spec.fields) keys.push_back(field.name);
         scalars.check_map(value, spec.name, keys);
@@ -238,6 +240,9 @@ void StepParser::note_names(const Step& step) const {
     for (const FieldValue& value : step.values) {
         if (value.field->type == FieldType::bind) context_.names.bind(value.field->kind, value.text);
         if (value.field->type == FieldType::ref) context_.names.use(value.field->kind, value.text, value.pos);
+        if (value.field->type == FieldType::buffer)
+            context_.names.use(value.buffer.of_vm ? NameKind::vm : NameKind::descriptor, value.text,
+                               value.buffer.pos);
     }
 }
 
@@ -247,13 +252,17 @@ void NameBook::check(const SourceFile& file) const {
     for (const Use& use : uses_) {
         const std::set<std::string>& bound = bound_[static_cast<std::size_t>(use.kind)];
         if (bound.contains(use.name)) continue;
+        const bool is_device = use.kind == NameKind::device;
         const std::vector<std::string_view> names(bound.begin(), bound.end());
         std::string hint = did_you_mean(use.name, names);
         for (std::size_t kind = 0; hint.empty() && kind < bound_.size(); ++kind)
             if (bound_[kind].contains(use.name))
-                hint = fmt::format(" as a {} (it is a {})", name_kind_text(use.kind),
-                                   name_kind_text(static_cast<NameKind>(kind)));
-        file.error(use.pos, fmt::format("no step of this file binds '{}'{}", use.name, hint));
+                hint =
+                    fmt::format("{} (it is a {})", is_device ? "" : fmt::format(" as a {}", name_kind_text(use.kind)),
+                                name_kind_text(static_cast<NameKind>(kind)));
+        file.error(use.pos,
+                   fmt::format("{} '{}'{}", is_device ? "this machine has no device" : "no step of this file binds",
+                               use.name, hint));
     }
 }
 

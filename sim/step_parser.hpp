@@ -36,7 +36,7 @@ private:
         std::string name;
         SourcePos pos;
     };
-    std::array<std::set<std::string>, 5> bound_;  // by NameKind
+    std::array<std::set<std::string>, name_kinds> bound_;  // by NameKind
     std::vector<Use> uses_;
 };
 

@@ -14,6 +14,8 @@ const std::vector<StepSpec>& table() {
         std::vector<StepSpec> rows;
         add_kernel_steps(rows);
         add_user_steps(rows);
+        add_device_steps(rows);
+        add_check_steps(rows);
         for (std::size_t i = 0; i < rows.size(); ++i) INVARIANT(rows[i].id == static_cast<StepId>(i));
         return rows;
     }();
@@ -46,7 +48,8 @@ std::string fields_text(const StepSpec& step) {
             add(fmt::format("[{} {}]", field.name, field.default_text));
         }
     }
-    return "{" + text + "}";
+    if (step.short_field.empty()) return "{" + text + "}";
+    return fmt::format("{{{}}} or {}", text, field_type_text(*step.field(step.short_field)));
 }
 
 /// A terminal line holds 80 columns; longer texts go on below, a little further in.
@@ -141,6 +144,8 @@ std::string_view name_kind_text(NameKind kind) {
     case NameKind::subsystem: return "subsystem";
     case NameKind::agent: return "agent";
     case NameKind::mark: return "mark";
+    case NameKind::device: return "device";
+    case NameKind::vm: return "virtual machine";
     }
     return {};
 }
@@ -193,6 +198,8 @@ std::string field_type_text(const FieldSpec& field) {
     case FieldType::callback: return "ok, an errno or panic";
     case FieldType::event: return "prepare, freeze, finish, cancel or a number";
     case FieldType::file: return "a file name, relative to the scenario file";
+    case FieldType::pci_address: return "a PCI address, as 02:00.0";
+    case FieldType::buffer: return "a buffer, {vm | fd, offset, length}";
     }
     return {};
 }

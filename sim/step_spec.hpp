@@ -6,6 +6,7 @@
 //
 //     - memfd.write: {fd: a, offset: 4KiB, text: "x"}        a map step: name, fields
 //     - advance: 10ms                                        a scalar step: its one field is the value
+//     - vm.run: 10ms   or   vm.run: {vm: vm0, for: 10ms}     a map step with a short form: the value of one field
 //     - luo.prepare:                                         a bare step: no value
 //
 // A field is required, or optional with a default, or optional and absent. Fields of one *choice*
@@ -88,6 +89,32 @@ enum class StepId : u8 {
     file_handler_unregister,
     module_load,
     module_unload,
+    pci_expect,
+    pci_read,
+    pci_write,
+    pci_swap,
+    pci_remove,
+    vfio_open,
+    vfio_close,
+    iommufd_create,
+    iommufd_map,
+    iommufd_unmap,
+    iommufd_attach,
+    iommufd_close,
+    nic_start,
+    nic_stop,
+    nic_expect,
+    p2p_start,
+    p2p_stop,
+    vm_create,
+    vm_attach,
+    vm_run,
+    vm_pause,
+    vm_resume,
+    vm_verify,
+    vm_preserve,
+    vm_restore,
+    vm_close,
     expect_log,
     expect_counter,
     expect_frames,
@@ -106,16 +133,20 @@ enum class FieldType : u8 {
     fill,         // zero, byte(N), pattern(SEED)        get_fill
     bind,         // a name that this step binds         get_text
     ref,          // a name that some step binds         get_text
-    choice,       // one of `values`                     get_text
+    choice,       // one of `values`                     get_text; of digits: get_u64 too
     choice_list,  // a list of `values`                  get_list
     order_map,    // {order: count, …}                   get_orders
     callback,     // ok, an errno or panic               get_text
     event,        // prepare, freeze, finish, cancel or a number   get_u64
     file,         // a file name; relative to the scenario file, resolved   get_text
+    pci_address,  // [segment:]bus:device.function       get_u64: segment << 16 | BDF
+    buffer,       // {vm | fd, offset, length}           get_buffer
 };
 
 /// The name spaces. `bench` is what the test bench keeps over a kexec (folios, pages, vmalloc, reserve_mem areas).
-enum class NameKind : u8 { descriptor, bench, subsystem, agent, mark };
+/// Devices are bound by the machine; `vm` is a label that stays over a kexec.
+enum class NameKind : u8 { descriptor, bench, subsystem, agent, mark, device, vm };
+inline constexpr std::size_t name_kinds = 7;
 std::string_view name_kind_text(NameKind kind);  // "descriptor", "bench object", …
 
 struct FieldSpec {
@@ -128,7 +159,8 @@ struct FieldSpec {
     std::span<const std::string_view> values = {};  // choice, choice_list
     bool in_choice = false;                         // excludes the step's other fields that have this
     std::string_view not_with = {};                 // a field that it makes no sense beside
-    u64 max = ~u64{0};                              // of a number or size
+    u64 min = 0, max = ~u64{0};                     // of a number, size or duration
+    std::string_view model = {};                    // ref of a device: the model that it must be of
     bool repeats = false;                           // choice_list: a value may stand in it more than once
 };
 
@@ -141,9 +173,10 @@ struct StepSpec {
     StepForm form = StepForm::bare;
     std::string_view description;
     std::vector<FieldSpec> fields = {};
-    bool choice_required = false;  // one of the fields with `in_choice` must be there
-    bool runs_when_dead = false;   // runs on a machine whose kernel is dead
-    bool opens_luo = false;        // the agent opens /dev/liveupdate by itself for it
+    std::string_view short_field = {};  // map: the field whose value may stand in place of the map
+    bool choice_required = false;       // one of the fields with `in_choice` must be there
+    bool runs_when_dead = false;        // runs on a machine whose kernel is dead
+    bool opens_luo = false;             // the agent opens /dev/liveupdate by itself for it
 
     const FieldSpec* field(std::string_view name) const;
 };

@@ -9,8 +9,11 @@ namespace kexec_sim::sim {
 
 /// Time, reboot, KHO and memblock: what every profile understands.
 void add_kernel_steps(std::vector<StepSpec>& steps);
-/// Files, agents, LUO, subsystems, modules and checks.
+/// Files, agents, LUO, subsystems and modules.
 void add_user_steps(std::vector<StepSpec>& steps);
+/// PCI, VFIO, the IOMMU, DMA and virtual machines.
+void add_device_steps(std::vector<StepSpec>& steps);
+void add_check_steps(std::vector<StepSpec>& steps);
 
 namespace fields {
 
@@ -52,6 +55,10 @@ inline FieldSpec one_of(FieldSpec field, std::span<const std::string_view> value
 }
 inline FieldSpec at_most(FieldSpec field, u64 max) {
     field.max = max;
+    return field;
+}
+inline FieldSpec at_least(FieldSpec field, u64 min) {
+    field.min = min;
     return field;
 }
 inline FieldSpec not_with(FieldSpec field, std::string_view other) {

@@ -10,8 +10,13 @@ using Type = FieldType;
 using Form = StepForm;
 
 constexpr std::string_view reset_values[] = {"cold", "warm"};
+constexpr std::string_view vmm_values[] = {"duties", "none"};
 /// Larger orders than the page allocator has are a kernel's to refuse, but they must fit a shift.
 constexpr u64 order_max = 63;
+
+FieldSpec vmm_field() {
+    return one_of(optional("vmm", Type::choice, "what the VMMs of preserved virtual machines do first: pause, save the vCPUs, mask MSI-X", "duties"), vmm_values);
+}
 
 FieldSpec bench_ref(std::string_view name, std::string_view description) {
     return refers(name, NameKind::bench, description);
@@ -32,14 +37,16 @@ void add_time(std::vector<StepSpec>& steps) {
 
 void add_reboot(std::vector<StepSpec>& steps) {
     constexpr std::string_view group = "Reboot";
-    steps.push_back({.id = StepId::kexec, .name = "kexec", .group = group,
-        .description = "`kexec.load` of the next kernel if none is loaded, then `kexec.exec`. It never prepares."});
+    steps.push_back({.id = StepId::kexec, .name = "kexec", .group = group, .form = Form::map,
+        .description = "`kexec.load` of the next kernel if none is loaded, then `kexec.exec`. It never prepares.",
+        .fields = {vmm_field()}});
     steps.push_back({.id = StepId::kexec_load, .name = "kexec.load", .group = group, .form = Form::map,
         .description = "kexec_file_load of an entry of `kernels`; fails with the loader's errno.",
         .fields = {optional("kernel", Type::number, "index into `kernels`; by default the next one"),
                    optional("cmdline", Type::text, "command line in place of the entry's own")}});
-    steps.push_back({.id = StepId::kexec_exec, .name = "kexec.exec", .group = group,
-        .description = "reboot(2) with the KEXEC command; ends when the next kernel has reached user space."});
+    steps.push_back({.id = StepId::kexec_exec, .name = "kexec.exec", .group = group, .form = Form::map,
+        .description = "reboot(2) with the KEXEC command; ends when the next kernel has reached user space.",
+        .fields = {vmm_field()}});
     steps.push_back({.id = StepId::reset, .name = "reset", .group = group, .form = Form::scalar,
         .description = "Resets the machine and boots the running entry again; nothing is handed over.",
         .fields = {one_of(required("how", Type::choice, "cold loses RAM, warm keeps it"), reset_values)},

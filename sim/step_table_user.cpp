@@ -14,8 +14,10 @@ constexpr std::string_view seal_names[] = {"seal", "shrink", "grow", "write", "f
 constexpr std::string_view luo_states[] = {"undefined", "normal", "prepared", "frozen", "updated"};
 constexpr std::string_view callback_names[] = {"prepare", "freeze", "boot", "cancel", "finish"};
 constexpr std::string_view raw_targets[] = {"luo"};
-constexpr std::string_view counter_names[] = {"kho.preserved_folios", "kho.preserved_bytes", "kho.overhead_pages",
-                                              "kho.map_pages", "luo.files", "mm.frames_in_use"};
+constexpr std::string_view counter_names[] = {
+    "kho.preserved_folios", "kho.preserved_bytes", "kho.overhead_pages", "kho.map_pages", "luo.files", "mm.frames_in_use",
+    "dma.completions", "dma.gaps", "dma.dry_ns", "dma.blackout_completions", "irq.lost", "iommu.faults", "guest.steps",
+    "pci.config_writes", "p2p.writes"};
 constexpr u64 u32_max = 0xffff'ffff;
 
 FieldSpec descriptor() { return refers("fd", NameKind::descriptor, "the descriptor"); }
@@ -161,7 +163,9 @@ void add_modules(std::vector<StepSpec>& steps) {
         .fields = {required("file", Type::file, "the shared object")}});
 }
 
-void add_checks(std::vector<StepSpec>& steps) {
+}  // namespace
+
+void add_check_steps(std::vector<StepSpec>& steps) {
     constexpr std::string_view group = "Checks";
     steps.push_back({.id = StepId::expect_log, .name = "expect.log", .group = group, .form = Form::scalar,
         .description = "Looks for a substring of one line of the running kernel's log.",
@@ -181,15 +185,12 @@ void add_checks(std::vector<StepSpec>& steps) {
         .fields = {refers("same_as", NameKind::mark, "the mark")}, .runs_when_dead = true});
 }
 
-}  // namespace
-
 void add_user_steps(std::vector<StepSpec>& steps) {
     add_memfd(steps);
     add_agents(steps);
     add_luo(steps);
     add_subsystems(steps);
     add_modules(steps);
-    add_checks(steps);
 }
 
 }  // namespace kexec_sim::sim

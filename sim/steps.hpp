@@ -39,6 +39,8 @@ StepResult run_kho_step(KernelInstance& instance, const Step& step);        // k
 StepResult run_memfd_step(KernelInstance& instance, const Step& step);      // memfd.*
 StepResult run_luo_step(KernelInstance& instance, const Step& step);        // luo.*, luoctl
 StepResult run_subsystem_step(KernelInstance& instance, const Step& step);  // subsystem.*, module.*, agent.*
+StepResult run_device_step(KernelInstance& instance, const Step& step);     // pci.*, vfio.*, iommufd.*, nic.*, p2p.*
+StepResult run_vm_step(KernelInstance& instance, const Step& step);         // vm.*
 /// expect.* and mark need no kernel: the supervisor runs them, also on a dead machine. `log`: lines by generation.
 using LogLines = std::vector<std::pair<Generation, std::string>>;
 StepResult run_check_step(Machine& machine, RunState& state, const LogLines& log, const Step& step);

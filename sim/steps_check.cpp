@@ -1,12 +1,13 @@
 // expect.* and mark: what the bench knows, compared with what the instruments counted.
 #include <fmt/format.h>
 
+#include "sim/device_counters.hpp"
 #include "sim/steps.hpp"
 
 namespace kexec_sim::sim {
 namespace {
 
-/// The counters of the JSON result, by name: those of the last jump; frames in use: now.
+/// The counters of the JSON result, by name: those of the last jump; frames in use and those of devices: now.
 std::optional<u64> counter(const Machine& machine, const RunState& state, std::string_view name) {
     if (name == "kho.preserved_folios") return state.preserved_folios;
     if (name == "kho.preserved_bytes") return state.preserved_bytes;
@@ -14,6 +15,9 @@ std::optional<u64> counter(const Machine& machine, const RunState& state, std::s
     if (name == "kho.map_pages") return state.map_pages;
     if (name == "luo.files") return state.luo_files;
     if (name == "mm.frames_in_use") return machine.referee.frames_in_use();
+    const DeviceCounters devices = device_counters(machine);
+    for (const DeviceCounterName& device : device_counter_names)
+        if (name == device.name) return devices.*device.value;
     return std::nullopt;
 }
 

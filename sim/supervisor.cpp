@@ -321,6 +321,7 @@ RunResult Supervisor::finish(bool under_faults) {
     if (judged) {
         for (std::string& failure : judge_run(scenario_, result_, options_, under_faults)) fail(std::move(failure));
     }
+    result_.devices = device_counters(machine_);
     result_.virtual_ns = machine_.clock.now_ns();
     result_.blackouts_ns.assign(state_->blackouts_ns.begin(), state_->blackouts_ns.end());
     result_.preserved_folios = state_->preserved_folios;

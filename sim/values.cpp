@@ -81,6 +81,29 @@ std::optional<bool> parse_bool(std::string_view text) {
     return std::nullopt;
 }
 
+std::optional<PciAddress> parse_pci_address(std::string_view text) {
+    // From the right: function, device, bus, and what is left is the segment.
+    const auto take = [&](char sign) -> std::string_view {
+        const std::size_t at = text.rfind(sign);
+        const std::string_view part = at == std::string_view::npos ? text : text.substr(at + 1);
+        text = at == std::string_view::npos ? std::string_view() : text.substr(0, at);
+        return part;
+    };
+    const auto hex = [](std::string_view digits, std::size_t digits_max, u64 max) -> std::optional<u64> {
+        if (digits.size() > digits_max || digits.contains('_')) return std::nullopt;
+        const auto value = parse_digits(digits, 16);
+        return value && *value <= max ? value : std::nullopt;
+    };
+    const bool has_segment = std::ranges::count(text, ':') > 1;
+    const auto function = hex(take('.'), 1, 7);
+    const auto device = hex(take(':'), 2, 31);
+    const auto bus = hex(take(':'), 2, 255);
+    const auto segment = has_segment ? hex(text, 8, 0xffff'ffff) : std::optional<u64>(0);
+    if (!function || !device || !bus || !segment || (!has_segment && !text.empty())) return std::nullopt;
+    return PciAddress{static_cast<u32>(*segment),
+                      Bdf(static_cast<unsigned>(*bus), static_cast<unsigned>(*device << 3 | *function))};
+}
+
 std::optional<std::string> parse_hex_bytes(std::string_view text) {
     std::string bytes;
     for (std::size_t i = 0; i < text.size();) {

@@ -5,6 +5,7 @@
 //   u64       4096  0x1001  0xFEED_F00D           `_` between digits, as the kernel's tests write them
 //   fill      zero  byte(0xa5)  pattern(7)        or exact bytes as `text: "…"`
 //   hex       "00 10 a5"                          bytes, blanks between them allowed
+//   PCI       00:02.0  0000:00:02.0  10000:00:02.0   hex digits, [segment:]bus:device.function
 //
 // Each parser takes the whole text or nothing and returns nullopt where it does not fit; the caller,
 // who knows the position and the name of the field, makes the message. Overflow does not fit.
@@ -16,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "machine/pci/address.hpp"
 #include "machine/types.hpp"
 
 namespace kexec_sim::sim {
@@ -25,6 +27,7 @@ std::optional<u64> parse_size(std::string_view text);
 std::optional<u64> parse_duration(std::string_view text);
 std::optional<u64> parse_u64(std::string_view text);
 std::optional<bool> parse_bool(std::string_view text);
+std::optional<PciAddress> parse_pci_address(std::string_view text);
 std::optional<std::string> parse_hex_bytes(std::string_view text);
 
 /// What a stretch of an object holds. A fill belongs to the object, not to the write: word number i

@@ -123,6 +123,10 @@ cmp -s good.yaml own.yaml || complain "a scenario was overwritten by its own run
 expect 2 "--trace and --json would both write both" run -q --trace both --json both good.yaml
 expect 2 "would both write -" run -q --trace - --json - good.yaml
 expect 2 "would both write" run -q --stop-at jump:1 --ram both --boot-params ./both good.yaml
+sed -e 's/^machine:.*/machine: {memory: 512MiB, devices: [{name: nic0, model: dma-nic, at: "00:03.0"}]}/' good.yaml >devices.yaml
+expect 0 "" check devices.yaml
+expect 2 "--boot-params: the machine of devices.yaml has devices" run -q --stop-at jump:1 --ram dev.ram --boot-params dev devices.yaml
+[[ ! -e dev && ! -e dev.ram ]] || complain "something was written of a machine that cannot be resumed"
 
 # ---- stop and go on ----
 

@@ -17,7 +17,10 @@ using namespace kexec_sim;
 using namespace kexec_sim::sim;
 
 constexpr std::string_view head =
-    "format: 1\nscenario: f\nmachine: {memory: 512MiB, nodes: 2}\nkernels:\n"
+    "format: 1\nscenario: f\nmachine: {memory: 512MiB, nodes: 2, iommu: {never_evict: true}, devices: [{name: s, "
+    "model: "
+    "switch, behind: r}, {name: r, model: root-port, at: \"00:02.0\"}, {name: n, model: dma-nic, behind: s.0}]}\n"
+    "kernels:\n"
     "  - {profile: luo-v3, release: 6.16.0, cmdline: \"kho=on\", image: {kernel: 1M}, cost: {freeze: 1ms}}\n"
     "parameters: {size: 8MiB}\n";
 constexpr std::string_view bodies[] = {
@@ -32,6 +35,10 @@ constexpr std::string_view bodies[] = {
     "cancel]}\n"
     "expect:\n  findings: {any-of: [frame.intact], may: any}\n  log: [\"KHO\"]\nunder-faults: {steps: [], accept: "
     "[loss.silent]}\n",
+    "steps:\n  - vm.create: {name: v, memory: 16MiB, snp: true}\n  - vfio.open: {device: n, as: f}\n"
+    "  - nic.start: {device: n, buffer: {vm: v, offset: 4K, length: 1M}, interval: 10us, ring: 8}\n  - vm.run: 1ms\n"
+    "  - pci.expect: {device: s.1, bars: kept, requester: \"02:00.0\"}\n  - kexec: {vmm: none}\n"
+    "faults: [{at: dma.write, match: n, do: {misdirect: 0x7000000}}]\n",
     "steps: &a\n  - ? {x: y}\n  : !!str |\n    block\n  - *a\n---\n%TAG ! x\n",
 };
 

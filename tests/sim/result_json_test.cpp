@@ -38,6 +38,7 @@ ReportedRun some_run() {
     result.map_pages = 3;
     result.luo_files = 1;
     result.frames_in_use = 812;
+    result.devices = {.completions = 990, .dry_ns = 5, .config_writes = 2};
     result.trace_hash = std::string(32, 'a');
     result.ram_hash = std::string(32, 'b');
     return run;
@@ -76,7 +77,8 @@ TEST_CASE("the result has the members of the contract, in its order") {
         run["counters"] ==
         Json::parse(
             R"json({"kho.preserved_folios":512,"kho.preserved_bytes":2097152,"kho.overhead_pages":4,"kho.map_pages":3,
-                          "luo.files":1,"dma.completions":0,"dma.dry_ns":0,"mm.frames_in_use":812})json"));
+                          "luo.files":1,"dma.completions":990,"dma.gaps":0,"dma.dry_ns":5,"dma.blackout_completions":0,"irq.lost":0,
+                          "iommu.faults":0,"guest.steps":0,"pci.config_writes":2,"p2p.writes":0,"mm.frames_in_use":812})json"));
 }
 
 TEST_CASE("without a kexec there is no blackout") {
