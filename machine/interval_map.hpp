@@ -87,6 +87,15 @@ public:
         --piece;
         return pfn.raw < piece->second.end ? &piece->second.value : nullptr;
     }
+    /// The same, and the whole interval that `pfn` lies in.
+    const Value* find(Pfn pfn, PfnRange& interval) const {
+        auto piece = pieces_.upper_bound(pfn.raw);
+        if (piece == pieces_.begin()) return nullptr;
+        --piece;
+        if (pfn.raw >= piece->second.end) return nullptr;
+        interval = {Pfn{piece->first}, Pfn{piece->second.end}};
+        return &piece->second.value;
+    }
     bool touches(PfnRange range) const {
         const auto next = pieces_.lower_bound(range.begin.raw);
         if (next != pieces_.end() && next->first < range.end.raw) return !range.empty();

@@ -4,6 +4,9 @@
 //   referee_kho       preserved memory, reserve_mem   referee_files   files by token
 //   referee_promises  from intent to the jump         referee_losses  how promises end badly
 //   referee_report    wording                         referee_text    promises as text
+//
+// Devices and guests are judged by the DeviceReferee (referee_devices.hpp), which is told from here of promises, jumps
+// and frames.
 #include "machine/referee.hpp"
 
 #include "machine/arena.hpp"
@@ -70,6 +73,7 @@ void Referee::kernel_boots(Generation generation, const KernelTraits& traits) {
     kernel.has_luo = traits.has_luo;
     kernel.strict = traits.strict;
     books.last_generation = generation;
+    if (books.devices) books.devices->kernel_boots();
 }
 
 void Referee::kernel_has_luo(bool on) {

@@ -37,6 +37,7 @@ namespace kexec_sim {
 class TraceRecorder;
 class VirtualClock;
 class FaultInjector;
+class DeviceReferee;
 
 enum class InvariantId : u8 {
 #define INVARIANT_ID(id, name, severity, text) id,
@@ -227,6 +228,7 @@ public:
     void load_promises(std::string_view text);
 
 private:
+    friend class DeviceReferee;  // reports into the same books
     struct Books;
     Books* books_;
 };

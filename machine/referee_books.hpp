@@ -29,6 +29,7 @@
 #include "machine/interval_map.hpp"
 #include "machine/ram.hpp"
 #include "machine/referee.hpp"
+#include "machine/referee_devices.hpp"
 
 namespace kexec_sim {
 
@@ -342,6 +343,9 @@ public:
     void suspend(NameId who, bool has_token, u64 token);
 
     // referee_files.cpp
+    /// `file` is promised to the next kernel from now on, or no more.
+    void set_promised(u64 token, OutgoingFile& file, bool promised);
+    bool written_by_device(Pfn pfn) const { return devices && devices->written_by_device(pfn); }
     void compare_file(u64 token, CarriedFile& file, const FileView& view);
     void own_file(u64 token, const FileView& view);
 
@@ -358,6 +362,7 @@ public:
     std::pmr::map<Generation, KernelEnd> ends;
     std::optional<Generation> last_generation;
     u64 muted_ids = 0;
+    DeviceReferee* devices = nullptr;  // of the same machine; nullptr: none yet
     bool corrupted_before = false;  // a corrupting fault fired in the run that wrote the image
     Referee::Counters counters;
     Referee::FileSource file_source = nullptr;

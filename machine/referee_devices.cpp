@@ -1,55 +1,376 @@
+// The referee's eyes on devices: the life of a preserved device, from the promise of its file to finish; results.
 #include "machine/referee_devices.hpp"
 
-#include "machine/machine.hpp"
+#include "machine/referee_device_books.hpp"
 
 namespace kexec_sim {
-struct DeviceReferee::Books {};
-DeviceReferee::DeviceReferee(Machine&, std::pmr::memory_resource*) : books_(nullptr) {}
-DeviceReferee::~DeviceReferee() = default;
-void DeviceReferee::config_changed(const PciFunction&, u16, unsigned, u32, u32) {}
-void DeviceReferee::function_reset(const PciFunction&, ResetKind) {}
-void DeviceReferee::requester_id_changed(const PciFunction&, Bdf, Bdf) {}
-void DeviceReferee::dma_written(const PciFunction&, u64, PhysRange) {}
-void DeviceReferee::dma_written_to_peer(const PciFunction&, u64, const PciFunction&) {}
-void DeviceReferee::dma_read(const PciFunction&, u64, PhysRange) {}
-void DeviceReferee::engine_started(const PciFunction&, const EngineStart&) {}
-void DeviceReferee::engine_stopped(const PciFunction&) {}
-void DeviceReferee::engine_tick(const PciFunction&, u64, u32, u64, std::span<const std::byte>, BusStatus) {}
-void DeviceReferee::engine_dry(const PciFunction&, bool) {}
-void DeviceReferee::interrupt(const PciFunction&, u16, InterruptFate) {}
-void DeviceReferee::translation_switched(u32, bool) {}
-void DeviceReferee::root_table_set(u32, PhysAddr) {}
-void DeviceReferee::reverse_map_violation(PfnRange, std::string_view, std::string_view) {}
-void DeviceReferee::guest_enters(std::string_view, unsigned, const GuestRegisters&) {}
-void DeviceReferee::guest_leaves(std::string_view, unsigned, const GuestRegisters&) {}
-void DeviceReferee::guest_stored(std::string_view, u64, PhysAddr, u64) {}
-void DeviceReferee::guest_loaded(std::string_view, u64, PhysAddr, u64) {}
-void DeviceReferee::guest_faulted(std::string_view, u64) {}
-void DeviceReferee::device_opened(u64, const PciFunction&) {}
-void DeviceReferee::device_closed(u64) {}
-void DeviceReferee::domain_mapped(u64, u64, std::span<const PfnRange>) {}
-void DeviceReferee::domain_mapped_peer(u64, u64, u64, const PciFunction&) {}
-void DeviceReferee::domain_unmapped(u64, u64, u64) {}
-void DeviceReferee::domain_belongs(u64, u64) {}
-void DeviceReferee::domain_attached(u64, const PciFunction&) {}
-void DeviceReferee::domain_detached(const PciFunction&) {}
-void DeviceReferee::domain_destroyed(u64) {}
-void DeviceReferee::device_polled(const PciFunction&) {}
-void DeviceReferee::snp_context(std::string_view, Pfn) {}
-void DeviceReferee::guest_interrupt_wired(const PciFunction&, std::string_view, unsigned) {}
-void DeviceReferee::kernel_boots() {}
-void DeviceReferee::promised(u64, std::string_view, u64) {}
-void DeviceReferee::promise_ended(u64) {}
-void DeviceReferee::frozen() {}
-void DeviceReferee::before_jump() {}
-void DeviceReferee::jumped() {}
-void DeviceReferee::user_space_reached() {}
-void DeviceReferee::claimed(u64, u64) {}
-void DeviceReferee::finished() {}
-void DeviceReferee::kernel_ended(KernelEnd) {}
-void DeviceReferee::scenario_ends() {}
-void DeviceReferee::frames_handed_out(PfnRange, std::string_view) {}
-bool DeviceReferee::written_by_device(Pfn) const { return false; }
-DeviceReferee::EngineCounters DeviceReferee::engine(std::string_view) const { return {}; }
-DeviceReferee::Totals DeviceReferee::totals() const { return {}; }
+
+DeviceReferee::Books::Books(Machine& machine_, RefereeBooks& referee_, std::pmr::memory_resource* memory_)
+    : machine(machine_),
+      referee(referee_),
+      memory(memory_),
+      devices(memory_),
+      opened(memory_),
+      claims(memory_),
+      promises(memory_),
+      domains(memory_),
+      mapped(memory_),
+      estranged(memory_),
+      written(memory_),
+      iommus(memory_),
+      table_frames(memory_),
+      guests(memory_) {
+    written.resize((machine.ram.bytes_max() >> page_shift >> chunk_shift) + 1);
+}
+
+DeviceReferee::DeviceReferee(Machine& machine, std::pmr::memory_resource* memory)
+    : books_(new (memory->allocate(sizeof(Books), alignof(Books))) Books(machine, *machine.referee.books_, memory)) {
+    books_->referee.devices = this;
+}
+
+DeviceReferee::~DeviceReferee() {
+    std::pmr::memory_resource* memory = books_->memory;
+    books_->referee.devices = nullptr;
+    for (DeviceBook* book : books_->devices) {
+        if (!book) continue;
+        book->~DeviceBook();
+        memory->deallocate(book, sizeof(DeviceBook), alignof(DeviceBook));
+    }
+    for (Books::Chunk* chunk : books_->written)
+        if (chunk) memory->deallocate(chunk, sizeof(Books::Chunk), alignof(Books::Chunk));
+    books_->~Books();
+    memory->deallocate(books_, sizeof(Books), alignof(Books));
+}
+
+DeviceBook& DeviceReferee::Books::device(const PciFunction& function) {
+    if (function.index < devices.size() && devices[function.index]) return *devices[function.index];
+    if (function.index >= devices.size()) devices.resize(function.index + std::size_t{1});
+    DeviceBook* book = new (memory->allocate(sizeof(DeviceBook), alignof(DeviceBook))) DeviceBook(function, memory);
+    return *(devices[function.index] = book);
+}
+
+bool DeviceReferee::Books::any_preserved() const {
+    for (const DeviceBook* book : devices)
+        if (book && book->preserved()) return true;
+    return false;
+}
+
+// --- Files of devices --------------------------------------------------------------------------------------------
+
+void DeviceReferee::device_opened(u64 file_id, const PciFunction& device) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->opened.insert_or_assign(file_id, &books_->device(device));
+    // A file may be shown before or after it is known which promise it keeps.
+    if (const auto claim = books_->claims.find(file_id); claim != books_->claims.end())
+        books_->check_claim(claim->second, file_id);
+}
+
+void DeviceReferee::device_closed(u64 file_id) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->opened.erase(file_id);
+    books_->claims.erase(file_id);
+}
+
+// --- Promises ----------------------------------------------------------------------------------------------------
+
+void DeviceReferee::promised(u64 token, std::string_view compatible, u64 file_id) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->promises.insert_or_assign(token, Books::Promise{file_id, compatible.starts_with("iommufd")});
+    for (ShadowDomain& domain : books_->domains)
+        if (domain.iommufd == file_id && !domain.carried) domain.token = token;
+    for (auto& [name, guest] : books_->guests) {
+        if (guest.vm_file == file_id) guest.outgoing = token;
+        for (std::size_t i = 0; i < guest.files.size(); ++i)
+            if (guest.files[i] == file_id) guest.tokens[i] = token;
+    }
+    const auto file = books_->opened.find(file_id);
+    if (file == books_->opened.end()) return;
+    DeviceBook& device = *file->second;
+    device.outgoing = token;
+    device.was_preserved = true;
+    // The map of a device that is claimed and promised on is that of its own domain; the old tables are history.
+    if (!device.incoming || device.hotswapped) books_->read_tree(device, device.tree);
+}
+
+void DeviceReferee::Books::end_preservation(DeviceBook& book) {
+    if (book.preserved()) return;
+    book.claimed = false;
+    book.tree.clear();
+    rebuild_table_frames();
+}
+
+void DeviceReferee::promise_ended(u64 token) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->promises.erase(token);
+    for (ShadowDomain& domain : books_->domains)
+        if (domain.token == token && !domain.carried) domain.token.reset();
+    for (auto& [name, guest] : books_->guests) {
+        if (guest.outgoing == token) guest.outgoing.reset();
+        for (std::optional<u64>& of_memory : guest.tokens)
+            if (of_memory == token) of_memory.reset();
+    }
+    for (DeviceBook* book : books_->devices) {
+        if (!book || book->outgoing != token) continue;
+        book->outgoing.reset();
+        books_->end_preservation(*book);
+    }
+}
+
+void DeviceReferee::carried_lost(u64 token) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    for (DeviceBook* book : books_->devices) {
+        if (!book) continue;
+        const bool of_domain = book->holds && book->holds->carried && book->holds->token == token;
+        if (book->incoming != token && !of_domain) continue;
+        if (book->holds && book->holds->carried) book->holds = nullptr;
+        if (book->incoming == token) book->incoming.reset();
+        // Nobody keeps the tables of a map that is lost.
+        book->tree.clear();
+        books_->end_preservation(*book);
+    }
+    books_->forget_windows();
+    books_->rebuild_table_frames();
+    books_->guests_lose(token);
+}
+
+// --- Freeze and jump ---------------------------------------------------------------------------------------------
+
+void DeviceReferee::frozen() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->frozen = books_->blackout = true;
+}
+
+void DeviceReferee::thawed() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->frozen = books_->blackout = false;
+    for (DeviceBook* book : books_->devices)
+        if (book) book->unheard = 0;  // the driver is back, and looks
+}
+
+void DeviceReferee::before_jump() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->frozen = books_->blackout = true;
+    books_->forget_written();
+    books_->judge_interrupts("the next jump", false);
+    books_->judge_engines("the jump");
+    for (DeviceBook* book : books_->devices) {
+        if (!book || !book->outgoing) continue;
+        books_->compare_tree(*book, "when its promise was made", "at the jump", true);
+        books_->read_tree(*book, book->tree);
+        books_->check_kept(*book);
+    }
+}
+
+void DeviceReferee::jumped() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    Books& books = *books_;
+    books.judge_engines("the jump");
+    books.check_unpreserved_entries();
+    // What the kernel that is gone had been handed itself is over: claimed, or reported as lost.
+    for (DeviceBook* book : books.devices) {
+        if (!book) continue;
+        if (book->outgoing) books.compare_tree(*book, "before the jump", "after it", true);
+        const bool carries = book->outgoing && book->holds && book->holds->token;
+        if (!carries) book->holds = nullptr;
+        book->incoming = book->outgoing;
+        book->outgoing.reset();
+        book->claimed = book->hotswapped = false;
+        if (!book->incoming) book->tree.clear();
+        book->unheard = book->incoming ? book->unheard : 0;
+        books.note_path(*book);
+    }
+    books.keep_held_domains();
+    books.opened.clear();
+    books.claims.clear();
+    books.promises.clear();
+    books.rebuild_table_frames();
+    books.guests_jump();
+    books.frozen = false;
+}
+
+/// Domains that a device still holds outlive their kernel; the numbers of all are free.
+void DeviceReferee::Books::keep_held_domains() {
+    for (auto domain = domains.begin(); domain != domains.end();) {
+        bool held = false;
+        for (const DeviceBook* book : devices) held = held || (book && book->holds == &*domain);
+        domain->carried = true;
+        domain->iommufd.reset();
+        domain = held ? std::next(domain) : domains.erase(domain);
+    }
+    rebuild_mapped();
+    forget_windows();
+}
+
+void DeviceReferee::kernel_boots() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    for (DeviceBook* book : books_->devices) {
+        if (!book) continue;
+        book->strayed = 0;
+        book->read_reported = book->stuck_reported = false;
+    }
+}
+
+void DeviceReferee::user_space_reached() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->blackout = false;
+    books_->judge_silence("when user space was reached");
+    for (DeviceBook* book : books_->devices) {
+        if (!book || !book->incoming || book->claimed) continue;
+        books_->check_path(*book);
+        books_->compare_tree(*book, "at the jump", "when user space was reached", true);
+    }
+}
+
+// --- Claim and finish --------------------------------------------------------------------------------------------
+
+void DeviceReferee::claimed(u64 token, u64 file_id) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->claims.insert_or_assign(file_id, token);
+    for (auto& [name, guest] : books_->guests)
+        if (guest.incoming == token) {
+            guest.claimed = true;
+            guest.vm_file = file_id;
+        }
+    if (books_->opened.contains(file_id)) books_->check_claim(token, file_id);
+}
+
+void DeviceReferee::Books::check_claim(u64 token, u64 file_id) {
+    DeviceBook& got = *opened.at(file_id);
+    for (DeviceBook* book : devices) {
+        if (!book || book->incoming != token || book->claimed) continue;
+        if (book != &got)
+            report(InvariantId::pci_stable, *book, {},
+                   "file {:#x} was promised for {}; generation {} restored it with {}", token, book->name(),
+                   referee.kernel->generation, got.name());
+        book->claimed = true;
+        book->guest_ran = book->guest.empty();
+    }
+}
+
+void DeviceReferee::finished() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    Books& books = *books_;
+    books.judge_engines("finish");
+    books.judge_interrupts("finish", true);
+    books.judge_contexts();
+    for (DeviceBook* book : books.devices) {
+        if (!book || !book->incoming) continue;
+        // Whoever claimed it and stays on the tables that came with it keeps them; what was discarded keeps nothing.
+        const bool stays = book->claimed && book->holds && book->holds->carried;
+        if (!book->claimed && book->holds && book->holds->carried) book->holds = nullptr;
+        book->incoming.reset();
+        book->claimed = false;
+        if (!stays && !book->outgoing) book->tree.clear();
+    }
+    for (auto& [name, guest] : books.guests) guest.incoming.reset();
+    books.forget_windows();
+    books.rebuild_table_frames();
+}
+
+// --- The end -----------------------------------------------------------------------------------------------------
+
+void DeviceReferee::Books::drop_everything() {
+    for (DeviceBook* book : devices) {
+        if (!book) continue;
+        book->outgoing.reset();
+        book->incoming.reset();
+        book->claimed = book->hotswapped = false;
+        book->holds = nullptr;
+        book->engine.running = book->engine.dry = false;
+        book->unheard = 0;
+        book->tree.clear();
+    }
+    domains.clear();
+    opened.clear();
+    claims.clear();
+    promises.clear();
+    mapped.clear();
+    estranged.clear();
+    table_frames.clear();
+    iommus.clear();
+    guests.clear();
+    last_guest = nullptr;
+    forget_windows();
+    forget_written();
+}
+
+void DeviceReferee::kernel_ended(KernelEnd end) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    Books& books = *books_;
+    switch (end) {
+    case KernelEnd::kexec: return;  // before_jump and jumped have judged
+    case KernelEnd::scenario: return scenario_ends();
+    case KernelEnd::reset:
+    case KernelEnd::power_loss: books.drop_everything(); break;
+    case KernelEnd::panic:
+        // Devices run on. What the dead kernel had mapped stays theirs: nobody hands its memory out but a crash
+        // kernel, which has memory of its own, or the next one after a reset.
+        for (DeviceBook* book : books.devices) {
+            if (!book) continue;
+            book->outgoing.reset();
+            book->incoming.reset();
+            book->claimed = book->hotswapped = false;
+            book->unheard = 0;
+            book->tree.clear();
+            if (book->holds) book->holds->token.reset();
+        }
+        books.keep_held_domains();
+        books.opened.clear();
+        books.claims.clear();
+        books.promises.clear();
+        books.rebuild_table_frames();
+        books.guests.clear();
+        books.last_guest = nullptr;
+        break;
+    }
+    books.frozen = books.blackout = false;
+}
+
+void DeviceReferee::scenario_ends() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->judge_engines("the end");
+    books_->judge_interrupts("the end", false);
+}
+
+// --- Results -----------------------------------------------------------------------------------------------------
+
+DeviceReferee::EngineCounters DeviceReferee::engine(std::string_view device) const {
+    for (const DeviceBook* book : books_->devices) {
+        if (!book || book->name() != device) continue;
+        EngineCounters counters = book->engine.counters;
+        if (book->engine.dry) counters.dry_ns += books_->machine.clock.now_ns() - book->engine.dry_since_ns;
+        return counters;
+    }
+    return {};
+}
+
+DeviceReferee::Totals DeviceReferee::totals() const {
+    Totals totals;
+    for (const DeviceBook* book : books_->devices) {
+        if (!book) continue;
+        const EngineCounters counters = engine(book->name());
+        totals.completions += counters.completions;
+        totals.gaps += counters.lost + counters.repeated;
+        totals.dry_ns += counters.dry_ns;
+    }
+    totals.interrupts_lost = books_->interrupts_lost;
+    totals.guest_steps = books_->guest_steps;
+    return totals;
+}
+
 }  // namespace kexec_sim

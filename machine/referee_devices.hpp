@@ -21,6 +21,10 @@
 // page of them must be preserved at the jump, must not be handed out afterwards, and the tree's hash must be what it
 // was until the device is attached to another domain (iommu.tables).
 //
+// Its findings go to the books of the Referee of the same machine, which must be made before it and tells it of
+// promises, jumps and frames. What a scenario resets (reset, power loss) is told by kernel_ended() before devices are
+// reset.
+//
 // Everything lives in the arena. Promises follow those of the files (referee.hpp): a device is *preserved* from the
 // promise of its file until finish, or until the promise ends otherwise.
 #pragma once
@@ -62,7 +66,8 @@ public:
     };
     void engine_started(const PciFunction& device, const EngineStart& start);
     void engine_stopped(const PciFunction& device);  // by its control register
-    /// The tick of `sequence` is over: it completed and wrote this trailer to `dst`, or (status) it is lost.
+    /// The tick of `sequence` is over: it completed and wrote this trailer (16 bytes, as they should be) to the IOVA
+    /// `dst`, or (status) it is lost.
     void engine_tick(const PciFunction& device, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer,
                      BusStatus status);
     void engine_dry(const PciFunction& device, bool dry);
@@ -96,16 +101,24 @@ public:
     void domain_attached(u64 domain, const PciFunction& device);
     void domain_detached(const PciFunction& device);
     void domain_destroyed(u64 domain);
-    /// The pages of a promised file that devices write are compared with the oracle, not with the jump.
     void device_polled(const PciFunction& device);  // its driver looked for completions by itself
     void snp_context(std::string_view guest, Pfn page);
+    /// A VM was made anew under this name (nothing is known of its memory and registers), or came with the handover.
+    void guest_created(std::string_view guest, u64 vm_file_id);
+    void guest_retrieved(std::string_view guest, u64 vm_file_id);
+    /// Memory of this file is the guest's: what it stored there is lost with the file.
+    void guest_memory(std::string_view guest, u64 file_id);
     void guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device);
 
     // --- from the referee itself --------------------------------------------------------------------------------------
     void kernel_boots();
+    /// A file of this kernel is promised; that promise ended (unpreserve, cancel, a failed freeze).
     void promised(u64 token, std::string_view compatible, u64 file_id);
     void promise_ended(u64 token);
+    /// What the kernel before had promised is lost.
+    void carried_lost(u64 token);
     void frozen();
+    void thawed();  // frozen no more, without a jump
     void before_jump();
     void jumped();
     void user_space_reached();
@@ -114,7 +127,9 @@ public:
     void kernel_ended(KernelEnd end);
     void scenario_ends();
     void frames_handed_out(PfnRange frames, std::string_view site);
-    /// A device wrote to these frames since the jump, as it was allowed to: their content is not judged by the jump's.
+    void frames_returned(PfnRange frames);
+    /// A device wrote to this frame since before_jump(), as it was allowed to: its content is not judged by the jump's
+    /// hash, but by the trailers of the oracle.
     bool written_by_device(Pfn pfn) const;
 
     // --- results -------------------------------------------------------------------------------------------------------
@@ -124,12 +139,13 @@ public:
     };
     EngineCounters engine(std::string_view device) const;  // zeros for a device that never ran
     struct Totals {
-        u64 completions = 0, gaps = 0, dry_ns = 0, interrupts_lost = 0, guest_steps = 0;
+        u64 completions = 0, gaps = 0 /* lost and repeated */, dry_ns = 0, interrupts_lost = 0, guest_steps = 0;
     };
     Totals totals() const;
 
+    struct Books;  // machine/referee_device_books.hpp
+
 private:
-    struct Books;
     Books* books_;
 };
 

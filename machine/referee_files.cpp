@@ -22,10 +22,20 @@ void Referee::file_preserved(u64 token, std::string_view compatible, u64 file_id
     OutgoingFile file;
     file.compatible = books.names.id(compatible);
     file.file_id = file_id;
-    file.promised = books.kernel->promise_at == KernelTraits::PromiseAt::call;
     const auto claimer = books.kernel->claimers.find(file.compatible);
     file.late_handler = claimer != books.kernel->claimers.end() && claimer->second;
-    books.kernel->files.insert_or_assign(token, file);
+    OutgoingFile& kept = books.kernel->files.insert_or_assign(token, file).first->second;
+    if (books.kernel->promise_at == KernelTraits::PromiseAt::call) books.set_promised(token, kept, true);
+}
+
+void RefereeBooks::set_promised(u64 token, OutgoingFile& file, bool promised) {
+    if (file.promised == promised) return;
+    file.promised = promised;
+    if (!devices) return;
+    if (promised)
+        devices->promised(token, names.text(file.compatible), file.file_id);
+    else
+        devices->promise_ended(token);
 }
 
 void Referee::file_unpreserved(u64 token) {
@@ -33,7 +43,10 @@ void Referee::file_unpreserved(u64 token) {
     const MachineEntry entry;
     RefereeBooks& books = *books_;
     books.flush_run();
-    books.kernel->files.erase(token);
+    if (const auto file = books.kernel->files.find(token); file != books.kernel->files.end()) {
+        books.set_promised(token, file->second, false);
+        books.kernel->files.erase(file);
+    }
     for (Source& source : books.kernel->sources) {
         if (!source.has_token || source.token != token) continue;
         source.intent = source.promised = false;
@@ -85,7 +98,7 @@ void RefereeBooks::file_begins(u64 token, NameId compatible, LuoCallback callbac
         suspend(compatible, true, token);
         // Cancelled alone, by its own event, it is promised no more; in a pass that happens when the caller is told.
         if (luo.running == no_name) {
-            file.promised = false;
+            set_promised(token, file, false);
             for (Source& source : kernel->sources)
                 if (source.has_token && source.token == token) source.promised = false;
         }
@@ -175,6 +188,10 @@ void RefereeBooks::compare_file(u64 token, CarriedFile& file, const FileView& vi
             if (const u64 hash = ram.hash_range(pfn_range(pfn, 1)))
                 now.push_back({extent.index + (pfn - extent.pfn), hash, pfn});
     }
+    // What a device wrote in the blackout, as it was allowed to, is judged by the trailers that it left.
+    const auto by_device = [&](const FilePage& page) { return written_by_device(page.pfn); };
+    std::erase_if(before, by_device);
+    std::erase_if(now, by_device);
     std::sort(before.begin(), before.end());
     std::sort(now.begin(), now.end());
     FrameList changed;
@@ -251,6 +268,7 @@ void Referee::file_restored(u64 token, const FileView& view) {
     file.state = PromiseState::claimed;
     file.told = Errno::ok;
     books.close_file(books.carried, token, PromiseState::claimed);
+    if (books.devices) books.devices->claimed(token, view.id);
 }
 
 void Referee::file_restore_failed(u64 token, Errno error) {

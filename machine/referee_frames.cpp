@@ -237,6 +237,7 @@ void Referee::frames_to_allocator(PfnRange frames) {
     // Whoever had them from memblock (a scratch area) gives them up by this.
     books_->kernel->owners.erase(frames);
     books_->kernel->pool.assign(frames, {});
+    if (books_->devices) books_->devices->frames_returned(frames);
 }
 
 void Referee::frames_handed_out(PfnRange frames, std::string_view site, FrameClass frame_class) {
@@ -253,12 +254,14 @@ void Referee::frames_handed_out(PfnRange frames, std::string_view site, FrameCla
     else if (frame_class != FrameClass::agent)
         owner.of_update = saving && in_use_class(frame_class);
     books.handed_out(frames, owner);
+    if (books.devices) books.devices->frames_handed_out(frames, site);
 }
 
 void Referee::frames_returned(PfnRange frames) {
     if (!attached || frames.empty()) return;
     const MachineEntry entry;
     books_->returned(frames);
+    if (books_->devices) books_->devices->frames_returned(frames);
 }
 
 void Referee::frames_become(PfnRange frames, FrameClass frame_class) {

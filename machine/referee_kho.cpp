@@ -122,7 +122,7 @@ FrameList RefereeBooks::changed_frames(PfnRange frames) const {
         u64 hash = 0;
         if (expected != carried.hashes.end() && expected->pfn == pfn.raw) hash = (expected++)->hash;
         const u64 now = ram.written(pfn) ? ram.hash_range(pfn_range(pfn, 1)) : 0;
-        if (now != hash) changed.add(pfn_range(pfn, 1));
+        if (now != hash && !written_by_device(pfn)) changed.add(pfn_range(pfn, 1));
     }
     return changed;
 }

@@ -37,6 +37,7 @@ void RefereeBooks::lose_file(Carried& from, u64 token, CarriedFile& file, const 
     for (const FileExtent& extent : file.extents) frames.add(pfn_range(extent.pfn, extent.pages));
     file.state = PromiseState::over;
     close_file(from, token, PromiseState::over);
+    if (devices && &from == &carried) devices->carried_lost(token);
     report(loss.said ? InvariantId::loss_reported : InvariantId::loss_silent, text("file {:#x}", token), frames,
            "{} was promised by generation {}; {}{}", described(token, file.compatible), from.by, loss.why,
            loss.said ? "" : ", and nobody said so");
@@ -231,6 +232,7 @@ void Referee::user_space_reached() {
     const MachineEntry entry;
     books_->judge_user_space();
     books_->kernel->user_space = true;
+    if (books_->devices) books_->devices->user_space_reached();
 }
 
 void Referee::handover_accepted() {
@@ -259,6 +261,7 @@ void Referee::kernel_ended(KernelEnd end) {
     RefereeBooks& books = *books_;
     if (books.last_generation && !books.ends.contains(*books.last_generation))
         books.ends.emplace(*books.last_generation, end);
+    if (books.devices) books.devices->kernel_ended(end);
     switch (end) {
     case KernelEnd::kexec: break;  // jump() has moved what is open to the successor
     case KernelEnd::scenario: books.judge_end(); break;

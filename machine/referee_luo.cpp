@@ -86,7 +86,13 @@ void Referee::luo_state(LuoState from, LuoState to) {
                      "LUO switched from {} to {}; the edition has no such transition", luo_state_name(from),
                      luo_state_name(to));
     if (from == LuoState::undefined) luo.before = to;  // boot, not a request
+    const bool was_frozen = luo.state == LuoState::frozen;
     luo.state = to;
+    if (!books.devices || was_frozen == (to == LuoState::frozen)) return;
+    if (was_frozen)
+        books.devices->thawed();
+    else
+        books.devices->frozen();
 }
 
 // --- Requests ----------------------------------------------------------------------------------------------------
@@ -129,6 +135,7 @@ void RefereeBooks::request_ended(LuoEvent event, const Result<>& result) {
         if (!result) break;
         judge_finish();
         judge_accounts("finish");
+        if (devices) devices->finished();
         break;
     }
 }

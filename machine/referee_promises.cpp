@@ -65,7 +65,7 @@ void RefereeBooks::promise(bool direct_only) {
     }
     for (auto& [name, reserve] : kernel->reserves) reserve.promised = true;
     if (!direct_only)
-        for (auto& [token, file] : kernel->files) file.promised = true;
+        for (auto& [token, file] : kernel->files) set_promised(token, file, true);
     check_scratch(kernel->kept, kernel->sources);
 }
 
@@ -77,7 +77,7 @@ void RefereeBooks::end_promises(bool direct_too) {
         source.promised = false;
         source.suspended = false;
     }
-    for (auto& [token, file] : kernel->files) file.promised = false;
+    for (auto& [token, file] : kernel->files) set_promised(token, file, false);
     if (direct_too)
         for (auto& [name, reserve] : kernel->reserves) reserve.promised = false;
 }
@@ -282,6 +282,7 @@ void Referee::before_jump(u64 seed) {
     }
     const MachineEntry entry;
     books.look_at(books.staged, seed);
+    if (books.devices) books.devices->before_jump();
 }
 
 void Referee::jump(bool handover_passed) {
@@ -294,6 +295,7 @@ void Referee::jump(bool handover_passed) {
                      books.kernel->generation);
     books.carried.clear();
     books.carried.swap(books.staged);
+    if (books.devices) books.devices->jumped();
     books.end_promises(true);  // of the kernel that is gone; they are the successor's to keep now
     if (!handover_passed) {
         const std::pmr::string why = books.text("generation {} handed nothing over", books.kernel->generation);

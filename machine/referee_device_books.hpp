@@ -1,0 +1,327 @@
+// The books of the referee's eyes on devices. Internal to machine/referee_*.cpp; everything lives in the arena.
+//
+//   referee_devices   promises, jumps, claims: the life of a preserved device    referee_pci      registers, resets,
+//   referee_dma       the shadow map                                                              interrupts
+//   referee_engine    the oracle of DMA engines                                  referee_guests   guests and SNP
+//   referee_tables    page tables of the IOMMUs
+//
+// A device's life as the referee sees it:
+//
+//   bound ──promised──► outgoing ──frozen, jump──► incoming ──claimed──► incoming, claimed ──finish──► bound
+//             ▲            │ promise_ended            │ carried_lost
+//             └────────────┘                          └──► bound, and may write nowhere
+//
+// It is `preserved` while outgoing or incoming, and `held still` (its registers may not change) from freeze until it is
+// claimed.
+#pragma once
+
+#include <array>
+#include <list>
+#include <map>
+#include <memory_resource>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "machine/guest_cpu.hpp"
+#include "machine/interval_map.hpp"
+#include "machine/iommu/registers.hpp"
+#include "machine/machine.hpp"
+#include "machine/referee_books.hpp"
+#include "machine/referee_devices.hpp"
+
+namespace kexec_sim {
+
+// --- The shadow map ----------------------------------------------------------------------------------------------
+
+/// What IOVA pages are meant to be. For frames: frame = page + offset (modulo 2^64), so that a run is one value.
+struct Meaning {
+    u64 offset = 0;
+    u16 peer = 0;
+    bool is_peer = false;
+    bool operator==(const Meaning&) const = default;
+};
+
+struct ShadowDomain {
+    explicit ShadowDomain(std::pmr::memory_resource* memory) : map(memory) {}
+    u64 id = 0;
+    IntervalMap<Meaning> map;    // by IOVA page
+    std::optional<u64> iommufd;  // the file that it belongs to, in the kernel that runs
+    std::optional<u64> token;    // of that file's promise
+    bool carried = false;        // came over the jump with a device
+};
+
+/// A run of IOVA whose accesses were right: physical = iova + offset.
+struct Window {
+    u64 begin = 0, bytes = 0, offset = 0;
+};
+
+// --- The oracle --------------------------------------------------------------------------------------------------
+
+inline constexpr std::size_t trailer_max = 16;
+
+struct EngineSlot {
+    u64 dst = 0;
+    u64 stamp = 0;  // order of all trailers of all devices; 0: none was written
+    u64 sequence = 0;
+    std::array<std::byte, trailer_max> trailer{};
+};
+
+struct EngineBook {
+    explicit EngineBook(std::pmr::memory_resource* memory) : slots(memory) {}
+    bool running = false, dry = false;
+    bool rebase = false;  // the ring was dry: the next tick says when the interval begins anew
+    u64 interval_ns = 1;
+    u64 next = 0, due_ns = 0;  // the next sequence number and when it is due
+    u64 dry_since_ns = 0;
+    std::pmr::vector<EngineSlot> slots;
+    DeviceReferee::EngineCounters counters;
+};
+
+// --- Tables ------------------------------------------------------------------------------------------------------
+
+/// What an IOMMU walks for one requester id, as it stood at some moment.
+struct TableTree {
+    explicit TableTree(std::pmr::memory_resource* memory) : pages(memory) {}
+    bool known = false;
+    u32 segment = 0;
+    Bdf source;
+    PhysAddr root;
+    vtd::RootEntry root_entry;
+    vtd::ContextEntry context;
+    std::pmr::vector<PageHash> pages;  // of the page tables, ascending; those of the root and context tables are
+                                       // shared with other devices, so only this device's entries count there
+    std::optional<u64> outside;        // an entry points here, where there is no RAM
+    void clear() {
+        known = false;
+        pages.clear();
+        outside.reset();
+    }
+    void swap(TableTree& other) {
+        std::swap(known, other.known);
+        std::swap(segment, other.segment);
+        std::swap(source, other.source);
+        std::swap(root, other.root);
+        std::swap(root_entry, other.root_entry);
+        std::swap(context, other.context);
+        pages.swap(other.pages);
+        std::swap(outside, other.outside);
+    }
+};
+
+struct IommuBook {
+    bool on = false;
+    PhysAddr root;
+};
+
+// --- Devices -----------------------------------------------------------------------------------------------------
+
+struct DeviceBook {
+    DeviceBook(const PciFunction& f, std::pmr::memory_resource* memory)
+        : function(f),
+          engine(memory),
+          tree(memory),
+          bridges(memory),
+          guest(memory) {}
+
+    const PciFunction& function;
+    std::string_view name() const { return function.name(); }
+
+    std::optional<u64> outgoing, incoming;  // tokens of the promises of its file
+    bool claimed = false;
+    bool was_preserved = false;
+    bool preserved() const { return outgoing || incoming; }
+
+    ShadowDomain* holds = nullptr;                   // what it may reach now, by intent
+    bool hotswapped = false;                         // incoming, and attached to a domain of this kernel
+    std::array<std::array<Window, 4>, 2> windows{};  // of reads, of writes
+    std::array<u8, 2> next_window{};
+    u32 strayed = 0;  // findings of dma.contained in this generation
+    bool read_reported = false;
+
+    EngineBook engine;
+    bool stuck_reported = false;  // dma.continuous, in this generation
+
+    TableTree tree;  // at promise, then at the jump
+    /// Secondary and subordinate bus numbers of the bridges above, and the requester id, as at the jump.
+    struct Bridge {
+        const PciFunction* function;
+        u8 secondary, subordinate;
+    };
+    std::pmr::vector<Bridge> bridges;
+    Bdf requester;
+
+    u64 unheard = 0;        // interrupts of the blackout that nobody has made up for
+    u64 unheard_at_ns = 0;  // the first of them
+    u16 unheard_vector = 0;
+    std::string_view unheard_why;
+    std::pmr::string guest;  // whose handler hears its interrupts
+    unsigned guest_device = 0;
+    bool guest_ran = true;  // since the device was claimed; true: there is none
+};
+
+// --- Guests ------------------------------------------------------------------------------------------------------
+
+/// Words by address: open addressing, never iterated but to grow. An address has its lowest bit set as a mark.
+class WordBook {
+public:
+    explicit WordBook(std::pmr::memory_resource* memory) : table_(memory) {}
+    void set(u64 address, u64 word);
+    const u64* find(u64 address) const;
+    void clear() {
+        table_.clear();
+        count_ = 0;
+    }
+
+private:
+    struct Entry {
+        u64 key, word;  // key 0: empty
+    };
+    std::size_t slot(u64 key) const;
+    std::pmr::vector<Entry> table_;
+    std::size_t count_ = 0;
+};
+
+struct GuestBook {
+    explicit GuestBook(std::pmr::memory_resource* memory)
+        : vcpus(memory),
+          words(memory),
+          files(memory),
+          tokens(memory),
+          memory_tokens(memory) {}
+    struct Vcpu {
+        GuestRegisters registers;
+        bool known = false;  // `registers` are those that it left with
+    };
+    std::pmr::map<unsigned, Vcpu> vcpus;
+    WordBook words;
+    bool ran = false;
+    std::optional<u64> vm_file;
+    std::optional<u64> outgoing, incoming;
+    bool claimed = false;
+    /// Its memory: files of this kernel, the tokens that they are promised under, and those of the kernel before.
+    std::pmr::vector<u64> files;
+    std::pmr::vector<std::optional<u64>> tokens, memory_tokens;
+    std::optional<Pfn> context, context_before;
+    void forget() {
+        vcpus.clear();
+        words.clear();
+        ran = false;
+        context.reset();
+        context_before.reset();
+    }
+};
+
+// --- All of it ---------------------------------------------------------------------------------------------------
+
+struct DeviceReferee::Books {
+    Books(Machine& machine_, RefereeBooks& referee_, std::pmr::memory_resource* memory_);
+
+    // referee_devices.cpp
+    DeviceBook& device(const PciFunction& function);
+    bool held_still(const DeviceBook& book) const {
+        return (book.outgoing && frozen) || (book.incoming && !book.claimed);
+    }
+    bool any_preserved() const;
+    template <typename... Args>
+    void report(InvariantId id, const DeviceBook& book, const FrameList& frames, fmt::format_string<Args...> format,
+                const Args&... args) {
+        referee.report(id, book.name(), frames, format, args...);
+    }
+    void end_preservation(DeviceBook& book);
+    void check_claim(u64 token, u64 file_id);
+    void drop_everything();
+    void keep_held_domains();
+
+    // referee_dma.cpp
+    ShadowDomain& domain(u64 id);
+    ShadowDomain* find_domain(u64 id);
+    void forget_windows();
+    void note_mapped(PfnRange frames);
+    void lose_frames(PfnRange frames, std::string_view site);
+    void dma(const PciFunction& function, u64 iova, PhysRange phys, bool write);
+    void dma_slow(DeviceBook& book, u64 iova, PhysRange phys, bool write);
+    bool meant(const DeviceBook& book, u64 iova, u64 phys, Window& window) const;
+    void stray(DeviceBook& book, u64 iova, u64 phys, bool write);
+    std::pmr::string meaning_of(const DeviceBook& book, u64 iova);
+    std::pmr::string owner_of(Pfn pfn);
+    std::pmr::string name_of(const ShadowDomain& domain);
+    std::pmr::string text_of(std::string_view words) { return std::pmr::string(words, memory); }
+    void mark_written(PhysRange phys);
+    void forget_written();
+    void check_superset(DeviceBook& book, const ShadowDomain& next);
+    void attach(DeviceBook& book, u64 id);
+    void rebuild_mapped();
+
+    // referee_engine.cpp
+    template <typename... Args>
+    void stuck(DeviceBook& book, fmt::format_string<Args...> format, const Args&... args) {
+        if (!book.preserved() || book.stuck_reported) return;
+        book.stuck_reported = true;
+        report(InvariantId::dma_continuous, book, {}, format, args...);
+    }
+    void keep_trailer(DeviceBook& book, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer);
+    void judge_silence(std::string_view moment);
+    void judge_trailers(std::string_view moment);
+    void judge_engines(std::string_view moment) {
+        judge_silence(moment);
+        judge_trailers(moment);
+    }
+
+    // referee_tables.cpp
+    class Walk;
+    void read_tree(const DeviceBook& book, TableTree& out);
+    void compare_tree(DeviceBook& book, std::string_view since, std::string_view moment, bool entries_too);
+    void check_kept(DeviceBook& book);
+    void check_unpreserved_entries();
+    void check_domain_id(DeviceBook& book);
+    void rebuild_table_frames();
+    void table_frames_gone(PfnRange frames, std::string_view site, bool returned);
+    std::optional<vtd::ContextEntry> context_entry(u32 segment, Bdf source) const;
+
+    // referee_pci.cpp
+    void note_path(DeviceBook& book);
+    void check_path(DeviceBook& book);
+    void judge_interrupts(std::string_view moment, bool at_finish);
+
+    // referee_guests.cpp
+    GuestBook& guest(std::string_view name);
+    void guests_jump();
+    void guests_lose(u64 token);
+    void judge_contexts();
+
+    Machine& machine;
+    RefereeBooks& referee;
+    std::pmr::memory_resource* memory;
+
+    std::pmr::vector<DeviceBook*> devices;   // by PciFunction::index; nullptr: never seen
+    std::pmr::map<u64, DeviceBook*> opened;  // by file
+    std::pmr::map<u64, u64> claims;          // file -> token
+    struct Promise {
+        u64 file_id;
+        bool iommufd;
+    };
+    std::pmr::map<u64, Promise> promises;  // by token: files of the running kernel that are promised
+
+    std::pmr::list<ShadowDomain> domains;
+    IntervalMap<Member> mapped;     // frames that some domain maps, or did
+    IntervalMap<NameId> estranged;  // of those: handed out to somebody else since, or (no_name) free
+    /// Frames that devices wrote since before_jump(): a bitmap in chunks of 4 KiB.
+    static constexpr u64 chunk_shift = 15, chunk_words = (u64{1} << chunk_shift) / 64;
+    using Chunk = std::array<u64, chunk_words>;
+    std::pmr::vector<Chunk*> written;
+
+    std::pmr::map<u32, IommuBook> iommus;  // by segment
+    IntervalMap<u16> table_frames;         // of carried tables that a device still walks; its index
+
+    std::pmr::map<std::pmr::string, GuestBook, std::less<>> guests;
+    GuestBook* last_guest = nullptr;
+    std::string_view last_guest_name;
+
+    bool frozen = false;
+    bool blackout = false;
+    u64 last_stamp = 0;
+    u64 interrupts_lost = 0, guest_steps = 0;
+};
+
+}  // namespace kexec_sim
