@@ -12,6 +12,13 @@ void VirtualClock::advance(u64 ns) {
         throw UserError("kexec-sim: error: virtual time has run out: a run lasts a hundred years at most");
     const MachineEntry entry;
     const u64 target = now_ns_ + ns;
+    // An event may throw (a planned panic), and may advance time itself (a planned delay).
+    struct Target {
+        Target(u64& slot_, u64 target_ns) : slot(slot_), outer(std::exchange(slot_, target_ns)) {}
+        ~Target() { slot = outer; }
+        u64& slot;
+        u64 outer;
+    } const running(target_ns_, target);
     while (!queue_.empty() && queue_.begin()->first.first <= target) {
         const auto [when, due] = *queue_.begin();
         queue_.erase(queue_.begin());

@@ -1,6 +1,7 @@
 #include "machine/trace.hpp"
 
 #include <cstring>
+#include <utility>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -167,7 +168,31 @@ void TraceRecorder::range(Layer layer, std::string_view name, Pfn pfn, Order ord
     pending_who_.assign(who);
 }
 
-void TraceRecorder::flush() {
+void TraceRecorder::hold(HeldRun& run) {
+    if (!attached || run.held_) return;
+    const MachineEntry entry;
+    flush_range();
+    run.held_ = true;
+    run.next_held_ = nullptr;
+    (last_held_ ? last_held_->next_held_ : first_held_) = &run;
+    last_held_ = &run;
+}
+
+void TraceRecorder::flush_slow() {
+    const MachineEntry entry;
+    flush_range();
+    // The list is taken first: a run emits its event by emit(), which flushes too.
+    HeldRun* run = std::exchange(first_held_, nullptr);
+    last_held_ = nullptr;
+    while (run) {
+        HeldRun* next = run->next_held_;
+        run->held_ = false;
+        run->emit_held(*this);
+        run = next;
+    }
+}
+
+void TraceRecorder::flush_range() {
     if (!pending_.count) return;
     const TraceField fields[] = {hex_field("phys", pending_.pfn << page_shift),
                                  {"order", pending_.order},

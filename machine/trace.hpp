@@ -11,7 +11,8 @@
 // isolation) may be a field.
 //
 // Preserve calls come in millions. preserve_range() coalesces neighbours into one event of a range; the event is
-// emitted before the next other one.
+// emitted before the next other one. A device whose events come in millions keeps its own run and is a HeldRun: it is
+// asked for its event before the next other one.
 #pragma once
 
 #include <functional>
@@ -86,6 +87,22 @@ TraceEvent decode_trace_record(std::span<const std::byte>& bytes);
 std::vector<std::byte> encode_trace_record(const TraceEvent& event);
 
 class VirtualClock;
+class TraceRecorder;
+
+/// A source that holds back a run of alike events and makes one of them. Lives in the arena.
+class HeldRun {
+public:
+    /// Emits the run; it is empty from now on.
+    virtual void emit_held(TraceRecorder& trace) = 0;
+
+protected:
+    ~HeldRun() = default;
+
+private:
+    friend class TraceRecorder;
+    HeldRun* next_held_ = nullptr;
+    bool held_ = false;
+};
 
 class TraceRecorder {
 public:
@@ -99,8 +116,13 @@ public:
               Phase phase = Phase::instant);
     /// One event `name` for `count` consecutive folios of `order` from `pfn`; adjacent calls become one event.
     void range(Layer layer, std::string_view name, Pfn pfn, Order order, u64 count, std::string_view who);
-    /// Emits what range() still holds back.
-    void flush();
+    /// `run` has begun to hold something back: emit_held() is called before the next event that is not of a held run,
+    /// in order of hold().
+    void hold(HeldRun& run);
+    /// Emits what range() and held runs still hold back.
+    void flush() {
+        if (pending_.count || first_held_) flush_slow();
+    }
 
     /// Records waiting for the listener; empty unless `keep`.
     bool keep = true;
@@ -112,6 +134,8 @@ public:
 
 private:
     void record(Layer layer, std::string_view name, std::span<const TraceField> fields, Phase phase);
+    void flush_slow();
+    void flush_range();
 
     const VirtualClock& clock_;
     Generation generation_ = 0;
@@ -124,6 +148,8 @@ private:
         u64 pfn = 0, count = 0;
     } pending_;
     std::pmr::string pending_name_, pending_who_;
+    HeldRun* first_held_ = nullptr;
+    HeldRun* last_held_ = nullptr;
 };
 
 }  // namespace kexec_sim

@@ -18,24 +18,42 @@
 //   1c interval     virtual ns between completions, at least 1
 //   20 MSI-X vector 28 completed counter, 64 bits        30 fault counter, 64 bits
 //   38 sequence     64 bits, read-only: the number that the next tick uses
+// Base, entries and interval are taken only while the engine stands; a new number of entries sets head to 0. Enabling
+// with entries, interval or tail out of bounds is the error of status bit 2. Registers take writes of 4 or 8 bytes.
 // BAR0 also holds the MSI-X table (2000) and the pending bits (3000). BAR2 (64 bits, prefetchable, 64 KiB) is a
 // mailbox, which other devices write to.
 //
-// A tick. 1. Ring not circular and head = tail: dry, nothing is consumed; the time until the driver moves the tail is
-// counted as dry. 2. The sequence number is consumed. 3. Descriptor, source: read; trailer, flags: written. 4. head
-// moves on, the completed counter too; the interrupt is raised if the descriptor asks for one. Any access that fails
-// counts: a translation fault in the fault counter, what a closed bus master gate drops nowhere but in the fabric's
-// count. The tick is lost then, the descriptor is skipped, and the engine goes on.
+// The first tick is one interval after the start. A tick:
+//   1. Ring not circular and head = tail: dry, nothing is consumed. The tick waits until the driver moves the tail, and
+//      then takes place at once; those after it follow by the interval. So ticks = (time running - time dry) / interval.
+//   2. The sequence number and the ring's slot are consumed.
+//   3. Descriptor, source: read; trailer, flags: written.
+//   4. The completed counter moves on; the interrupt is raised if the descriptor asks for one.
+// On completion the flags get DONE and lose ERROR, and OWNER goes back to the driver unless the ring is circular.
+//
+// Unhappy paths. Any of them loses the tick: the slot is skipped, and the engine goes on.
+//   1. An access fails. What a closed bus master gate drops counts nowhere but in PciFunction::dropped; other failures
+//      count in the fault counter.
+//   2. The descriptor is none: not owned by the device, or a length below 16 or above 4096. As `unsupported`.
+//   3. A planned fault drops an access (BusStatus::lost).
+// If the descriptor could be read, its flags get ERROR (as far as that write succeeds).
 //
 // Fault points: dma.read[name] and dma.write[name], once a tick each (source; trailer): `drop` loses the access,
-// `misdirect` sends the write to a physical address of its own, `duplicate` does the tick's write twice with the
-// sequence number of the one before, `flip` changes what is written.
+// `misdirect` sends the trailer to a physical address of its own, past the IOMMU, `duplicate` writes, twice, the
+// trailer of the sequence number before instead of the tick's own, `flip` changes a bit of the source as it was read,
+// or of the trailer.
 //
+// Trace: ticks are coalesced. A run of completions is one event `dma.completions`, a run of lost ticks of one status
+// one event `dma.lost`; both come before the next event of another kind.
+//
+// Cost: a tick allocates nothing, and takes no way through the clock's queue while no other event is due before it.
 // Simplified: no reordering, a tick takes no time, transfers of at most 4 KiB.
 #pragma once
 
 #include "machine/clock.hpp"
+#include "machine/fault.hpp"
 #include "machine/pci/function.hpp"
+#include "machine/trace.hpp"
 
 namespace kexec_sim {
 
@@ -55,17 +73,19 @@ struct Descriptor {
     u64 cookie = 0;
 };
 static_assert(sizeof(Descriptor) == 32);
-/// The device owns it; raise an interrupt; the destination is a peer's BAR; done; failed.
+/// The device owns it; raise an interrupt; the destination is a peer's BAR (for the driver: where a write goes, its
+/// address decides); done; failed.
 inline constexpr u32 DESC_OWNER = 1, DESC_IRQ = 2, DESC_P2P = 4, DESC_DONE = 8, DESC_ERROR = 16;
 }  // namespace nic
 
-class DmaEngine final : public PciFunction, private EventHandler {
+class DmaEngine final : public PciFunction, private EventHandler, private HeldRun {
 public:
     DmaEngine(PciFabric& fabric, u16 index, std::string_view name, u8 devfn, std::pmr::memory_resource* memory);
 
     u64 mmio_read(unsigned bar, u64 offset, unsigned bytes) override;
     void mmio_write(unsigned bar, u64 offset, unsigned bytes, u64 value) override;
     void memory_write(unsigned bar, u64 offset, std::span<const std::byte> bytes, const PciFunction& from) override;
+    void memory_read(unsigned bar, u64 offset, std::span<std::byte> bytes) override;
     void model_reset() override;
 
     struct State {
@@ -77,15 +97,47 @@ public:
     bool running() const { return running_; }
 
 private:
+    using Trailer = std::array<std::byte, nic::trailer_bytes>;
+    /// What a tick did, as the referee gets it.
+    struct Tick {
+        u64 sequence = 0;
+        u32 slot = 0;
+        bool interrupt = false;
+        u64 trailer_at = 0;
+        Trailer trailer{};
+    };
     void event_due(u64 now_ns, u64 argument) override;
-    void tick(u64 now_ns);
+    void emit_held(TraceRecorder& trace) override;
+    void tick();
+    void run_dry();
+    /// The tail has moved, or the ring has become circular: a tick that waited takes place now.
+    void wake();
+    BusStatus process(Tick& tick);
+    BusStatus transfer(const nic::Descriptor& descriptor, Tick& tick);
+    BusStatus write_trailer(Tick& tick, u64 cookie);
+    BusStatus write_trailer_under_fault(Tick& tick, u64 cookie, const FaultAction& fault);
+    void note(u64 sequence, BusStatus status);
+
+    u32 register_word(u64 offset) const;
+    void write_register(u64 offset, u32 value);
+    void write_control(u32 value);
     void start();
-    void stop();
+    void stop(std::string_view by);
+    void schedule_tick();
+    bool circular() const { return (state_.control & nic::CONTROL_CIRCULAR) != 0; }
+    bool empty() const { return !circular() && state_.head == state_.tail; }
 
     State state_;
-    bool running_ = false, dry_ = false;
-    u64 dry_since_ns_ = 0;
+    bool running_ = false, dry_ = false, error_ = false;
+    bool in_event_ = false;  // a tick is going on: it schedules the next one itself
+    bool scheduled_ = false;
+    u64 dry_since_ns_ = 0, next_tick_ns_ = 0;
     VirtualClock::Ticket ticket_{};
+    /// Ticks in a row that ended alike, for the trace.
+    struct Run {
+        BusStatus status = BusStatus::ok;
+        u64 first_sequence = 0, count = 0, first_ns = 0, last_ns = 0;
+    } run_;
     std::array<std::byte, 4096> mailbox_{};  // BAR2 answers in its first page; the rest reads as zeros
 };
 

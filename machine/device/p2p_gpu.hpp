@@ -4,7 +4,8 @@
 //                            18 last word received, 64 bits; MSI-X table 2000, pending bits 3000
 //   BAR2 (64 bits, prefetchable, 1 MiB)   device memory
 //
-// It does nothing by itself: what it receives, and from whom, it counts. A reset clears its memory.
+// It does nothing by itself. What other devices write to its memory it counts; what a CPU stores there it does not. A
+// reset, by its control register or of the function, clears memory and counters.
 // Simplified: device memory answers in its first 64 KiB; what is beyond reads as zeros and counts all the same.
 #pragma once
 

@@ -8,10 +8,14 @@
 #pragma once
 
 #include <array>
+#include <bit>
+#include <cstring>
 
 #include "machine/types.hpp"
 
 namespace kexec_sim {
+
+static_assert(std::endian::native == std::endian::little, "registers are read as they lie");
 
 class ConfigSpace {
 public:
@@ -19,6 +23,12 @@ public:
 
     /// `bytes` is 1, 2 or 4 and `offset` a multiple of it: INVARIANT; a caller with other accesses splits them.
     u32 read(u16 offset, unsigned bytes) const;
+    /// A register of 2 bytes, without the checks: what routing looks at for every request. `offset` is even.
+    u16 word(u16 offset) const {
+        u16 value;
+        std::memcpy(&value, &value_[offset], sizeof value);
+        return value;
+    }
     /// As software's write; returns what the register reads as from now on.
     u32 write(u16 offset, unsigned bytes, u32 value);
     /// As hardware's own change: no rule applies.

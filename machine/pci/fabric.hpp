@@ -45,10 +45,10 @@ struct Machine;
 /// One entry of the scenario's `machine: devices`.
 struct PciDeviceConfig {
     std::string name;
-    std::string model;       // "root-port", "switch", "dma-nic", "p2p-gpu"
-    std::string behind;      // a root port, or a switch's port "sw0.1"; empty: on the root bus
-    PciAddress at;           // where `behind` is empty
-    unsigned ports = 2;      // of a switch: downstream ports
+    std::string model;   // "root-port", "switch", "dma-nic", "p2p-gpu"
+    std::string behind;  // a root port, or a switch's port "sw0.1"; empty: on the root bus
+    PciAddress at;       // where `behind` is empty
+    unsigned ports = 2;  // of a switch: downstream ports
 };
 
 struct ConfigWrite {
@@ -105,8 +105,42 @@ public:
     } counters;
 
 private:
+    friend class PciFunction;  // resets what is below it
+    friend class PciFirmware;
+    /// Who answers to a memory cycle, and where in it.
+    struct Target {
+        PciFunction* function = nullptr;
+        PciFunction::Decoded at{};
+    };
+    struct Turn {
+        bool claimed = false;  // a port's window has the address, whether or not anybody below it answers
+        Target target;
+    };
+    struct Request {
+        PciFunction& from;
+        bool write;
+    };
+    PciFunction* make(const PciDeviceConfig& config, std::string_view name, PciModel model, PciFunction* parent,
+                      u8 devfn);
+    void add(const PciDeviceConfig& config);
+    PciFunction* bridge_for(const PciDeviceConfig& config) const;
+    void insert(PciFunction* function);
+    void declare_places();
+    void place_bus(PciFunction* first);
+    PciFunction* first_on_root(u32 segment) const;
+
+    Target target_at(u64 address) const;
+    Target target_among(PciFunction* first, u64 address) const;
+    Turn turn_at_switch(const PciFunction& from, u64 address) const;
+    bool gates_open(const PciFunction& from) const;
+    BusStatus request(const Request& request, u64 address, std::span<std::byte> data);
+    BusStatus arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data);
+    BusStatus hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data);
+    void reset_below(PciFunction& bridge);
+
     Machine& machine_;
     std::pmr::memory_resource* memory_;
+    std::pmr::vector<PciFunction*> roots_;  // first function of each segment's root bus, in order of segments_
     std::pmr::vector<PciFunction*> functions_;
     std::pmr::vector<u32> segments_;
     std::pmr::vector<ConfigWrite> writes_;

@@ -14,6 +14,7 @@
 // Everything lives in the arena.
 #pragma once
 
+#include <array>
 #include <memory_resource>
 #include <optional>
 #include <span>
@@ -74,10 +75,11 @@ public:
     u32 segment = 0;
 
     // --- registers as they stand ---
-    u16 command() const;
-    bool bus_master() const;
-    bool memory_decode() const;
-    u8 power_state() const;  // pci::d0 … pci::d3hot
+    u16 command() const { return config.word(pci::COMMAND); }
+    bool bus_master() const { return (command() & pci::COMMAND_MASTER) != 0; }
+    bool memory_decode() const { return (command() & pci::COMMAND_MEMORY) != 0; }
+    /// pci::d0 or pci::d3hot; there is nothing in between.
+    u8 power_state() const { return config.word(pci::pm_cap_at + pci::PM_CTRL) & pci::PM_CTRL_STATE_MASK; }
     Bdf requester_id() const { return Bdf(latched_bus_, devfn_); }
     /// Bridges: the numbers and windows in the registers. A window with base above limit is closed.
     u8 secondary_bus() const;
@@ -102,17 +104,20 @@ public:
     /// A request of another device that was routed here. Default: in words of up to 8 bytes through mmio_*.
     virtual void memory_write(unsigned bar, u64 offset, std::span<const std::byte> bytes, const PciFunction& from);
     virtual void memory_read(unsigned bar, u64 offset, std::span<std::byte> bytes);
+    /// What a CPU stores, in words of up to 8 bytes through mmio_write.
+    void cpu_write(unsigned bar, u64 offset, std::span<const std::byte> bytes);
     /// The model's own state back to what it is after power-on. Registers of config space are done already.
     virtual void model_reset() {}
 
     void reset(ResetKind kind);
     /// Times that this function was reset since power-on, power-on not counted.
     u32 resets = 0;
-    /// Requests of this function that a closed bus master gate dropped, here or above.
+    /// Requests of this function that a closed gate dropped, here or above: bus mastering off, not in D0, or the bus
+    /// below a bridge held in reset.
     u64 dropped = 0;
 
     // --- MSI-X; the table and its pending bits lie in `msix_bar` ---
-    bool msix_enabled() const;
+    bool msix_enabled() const { return (msix_flags() & pci::MSIX_FLAGS_ENABLE) != 0; }
     u16 msix_vectors() const { return msix_count_; }
     struct MsixEntry {
         u64 address = 0;
@@ -136,14 +141,42 @@ protected:
 
 private:
     friend class PciFabric;
-    void declare_common(u16 vendor, u16 device, u8 class_code);
+    friend class PciFirmware;
+    void declare_identity(u16 vendor, u16 device);
+    void declare_header();
+    void declare_bridge_header();
+    void declare_capabilities();
+    /// What follows from where the fabric wired it: port type, and whether the device has several functions.
+    void declare_place(bool multifunction);
+    /// What a config write can set off, as it stood before it.
+    struct Sensitive {
+        u8 power_state;
+        bool bus_held;
+    };
+    Sensitive sensitive() const { return {power_state(), bus_held()}; }
     /// A config write has been taken: what follows from it in hardware (FLR, bus reset, D-state, unmasking).
-    void config_written(u16 offset, unsigned bytes, u32 old_value, u32 new_value);
+    void config_written(const Sensitive& before);
+    void latch_bus(u8 bus);
+    u16 msix_flags() const { return config.word(pci::msix_cap_at + pci::MSIX_FLAGS); }
+    bool msix_masked(u16 vector) const {
+        return (msix_flags() & pci::MSIX_FLAGS_MASKALL) || (msix_[vector].control & pci::MSIX_ENTRY_CTRL_MASKBIT);
+    }
     void send_pending();
     void send_message(u16 vector);
 
+    /// Bridges. Below it everything is held in reset; it lets config cycles, memory cycles, requests through.
+    bool bus_held() const {
+        return is_bridge() && (config.word(pci::BRIDGE_CONTROL) & pci::BRIDGE_CTL_BUS_RESET) != 0;
+    }
+    bool passes_config() const { return power_state() == pci::d0 && !bus_held(); }
+    bool passes_memory(u64 address) const { return memory_decode() && passes_config() && window_contains(address); }
+    /// Of a function itself, and of a bridge above it.
+    bool lets_requests_out() const { return bus_master() && power_state() == pci::d0 && !bus_held(); }
+
     PciFabric& fabric_;
     std::pmr::string name_;
+    PciFunction* first_child_ = nullptr;   // of a bridge, ascending by devfn
+    PciFunction* next_sibling_ = nullptr;  // on the same bus
     u8 devfn_;
     u8 latched_bus_ = 0;
     std::array<PciBar, 6> bars_{};

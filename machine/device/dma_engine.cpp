@@ -1,0 +1,278 @@
+#include "machine/device/dma_engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "machine/machine.hpp"
+#include "machine/reached.hpp"
+
+namespace kexec_sim {
+
+using namespace nic;
+
+namespace {
+
+bool is_valid(const Descriptor& descriptor) {
+    return (descriptor.flags & DESC_OWNER) && descriptor.len >= trailer_bytes && descriptor.len <= transfer_bytes_max;
+}
+
+/// Failures that the device sees as such; what a gate or a planned fault drops just never comes back.
+bool counts_as_fault(BusStatus status) {
+    return status == BusStatus::translation || status == BusStatus::reverse_map || status == BusStatus::unsupported;
+}
+
+}  // namespace
+
+DmaEngine::DmaEngine(PciFabric& fabric, u16 index_, std::string_view name, u8 devfn,
+                     std::pmr::memory_resource* memory)
+    : PciFunction(fabric, index_, name, PciModel::dma_nic, devfn, memory) {
+    implement_bar(registers_bar, {bar0_bytes, false, false});
+    implement_bar(mailbox_bar, {mailbox_bytes, true, true});
+    implement_msix(registers_bar, nic::msix_vectors, msix_table_at, msix_pba_at);
+}
+
+// --- life ----------------------------------------------------------------------------------------------------------
+
+void DmaEngine::start() {
+    error_ = state_.entries == 0 || state_.entries > ring_entries_max || state_.interval_ns == 0 ||
+             state_.tail >= 2 * state_.entries;
+    if (error_) {
+        REACHED("dma.start.refused");
+        return;
+    }
+    Machine& machine = fabric().machine();
+    running_ = true;
+    next_tick_ns_ = machine.clock.now_ns() + state_.interval_ns;
+    machine.trace.emit(Layer::machine, "dma.start",
+                       {{"device", name()},
+                        hex_field("ring_base", state_.ring_base),
+                        {"entries", state_.entries},
+                        {"interval_ns", state_.interval_ns},
+                        {"circular", u32{circular()}},
+                        {"first_sequence", state_.sequence}});
+    machine.device_referee.engine_started(
+        *this, {state_.ring_base, state_.interval_ns, state_.sequence, state_.entries, circular()});
+    schedule_tick();
+}
+
+void DmaEngine::stop(std::string_view by) {
+    if (!running_) return;
+    Machine& machine = fabric().machine();
+    if (scheduled_) machine.clock.cancel(ticket_);
+    running_ = dry_ = scheduled_ = false;
+    machine.trace.emit(
+        Layer::machine, "dma.stop",
+        {{"device", name()}, {"by", by}, {"sequence", state_.sequence}, {"completed", state_.completed}});
+}
+
+void DmaEngine::model_reset() {
+    stop("reset");
+    state_ = {};
+    error_ = false;
+    mailbox_.fill(std::byte{0});
+}
+
+void DmaEngine::schedule_tick() {
+    if (in_event_ || scheduled_ || !running_ || dry_) return;
+    ticket_ = fabric().machine().clock.schedule(next_tick_ns_, this, 0);
+    scheduled_ = true;
+}
+
+void DmaEngine::event_due(u64, u64) {
+    scheduled_ = false;
+    // The next tick is scheduled however this one ends: a planned panic kills a kernel and no device.
+    struct InEvent {
+        explicit InEvent(DmaEngine& engine_) : engine(engine_) { engine.in_event_ = true; }
+        ~InEvent() {
+            engine.in_event_ = false;
+            engine.schedule_tick();
+        }
+        DmaEngine& engine;
+    } const in_event(*this);
+    VirtualClock& clock = fabric().machine().clock;
+    do tick();
+    while (running_ && !dry_ && clock.run_on(next_tick_ns_));
+}
+
+void DmaEngine::run_dry() {
+    Machine& machine = fabric().machine();
+    dry_ = true;
+    dry_since_ns_ = machine.clock.now_ns();
+    machine.trace.emit(Layer::machine, "dma.dry", {{"device", name()}, {"sequence", state_.sequence}});
+    machine.device_referee.engine_dry(*this, true);
+}
+
+void DmaEngine::wake() {
+    if (!running_ || !dry_ || empty()) return;
+    Machine& machine = fabric().machine();
+    dry_ = false;
+    next_tick_ns_ = machine.clock.now_ns();
+    machine.trace.emit(
+        Layer::machine, "dma.resume",
+        {{"device", name()}, {"sequence", state_.sequence}, {"dry_ns", next_tick_ns_ - dry_since_ns_}});
+    machine.device_referee.engine_dry(*this, false);
+    schedule_tick();
+}
+
+// --- a tick --------------------------------------------------------------------------------------------------------
+
+void DmaEngine::tick() {
+    if (empty()) return run_dry();
+    next_tick_ns_ += state_.interval_ns;
+    Tick now;
+    now.sequence = state_.sequence++;
+    now.slot = state_.head < state_.entries ? state_.head : state_.head - state_.entries;
+    if (++state_.head == 2 * state_.entries) state_.head = 0;
+
+    const BusStatus status = process(now);
+    const std::size_t trailer_bytes_written = status == BusStatus::ok ? now.trailer.size() : 0;
+    fabric().machine().device_referee.engine_tick(*this, now.sequence, now.slot, now.trailer_at,
+                                                  std::span(now.trailer).first(trailer_bytes_written), status);
+    note(now.sequence, status);
+    if (!running_) return;  // its own write, or a peer's, has reset it
+    if (status == BusStatus::ok) {
+        ++state_.completed;
+        if (now.interrupt) raise_interrupt(static_cast<u16>(std::min<u32>(state_.vector, 0xffff)));
+    } else if (counts_as_fault(status)) {
+        ++state_.faults;
+    }
+}
+
+BusStatus DmaEngine::process(Tick& tick) {
+    const u64 at = state_.ring_base + u64{tick.slot} * sizeof(Descriptor);
+    const bool keeps_owner = circular();
+    Descriptor descriptor;
+    BusStatus status = fabric().dma_read(*this, at, std::as_writable_bytes(std::span(&descriptor, 1)));
+    if (status != BusStatus::ok) {
+        REACHED("dma.tick.no_descriptor");
+        return status;
+    }
+    status = transfer(descriptor, tick);
+    tick.interrupt = (descriptor.flags & DESC_IRQ) != 0;
+    u32 flags = descriptor.flags & ~(DESC_DONE | DESC_ERROR);
+    flags |= status == BusStatus::ok ? DESC_DONE : DESC_ERROR;
+    if (!keeps_owner) flags &= ~DESC_OWNER;
+    const BusStatus flags_status =
+        fabric().dma_write(*this, at + offsetof(Descriptor, flags), std::as_bytes(std::span(&flags, 1)));
+    return status == BusStatus::ok ? flags_status : status;
+}
+
+BusStatus DmaEngine::transfer(const Descriptor& descriptor, Tick& tick) {
+    if (!is_valid(descriptor)) {
+        REACHED("dma.tick.bad_descriptor");
+        return BusStatus::unsupported;
+    }
+    std::array<std::byte, transfer_bytes_max> buffer;  // NOLINT: only what is read into it is looked at
+    const std::span<std::byte> source(buffer.data(), descriptor.len);
+    const auto fault = fabric().machine().faults.visit(FaultPoint::dma_read, name());
+    if (fault &&
+        (fault->kind == FaultKind::drop || fault->kind == FaultKind::skip || fault->kind == FaultKind::fail)) {
+        REACHED("dma.tick.read_lost");
+        return BusStatus::lost;
+    }
+    const BusStatus status = fabric().dma_read(*this, descriptor.src, source);
+    if (status != BusStatus::ok) return status;
+    if (fault && fault->kind == FaultKind::flip) {
+        if (fault->offset < source.size())
+            source[fault->offset] ^= std::byte{1} << (fault->bit & 7);
+        else
+            fabric().machine().faults.missed(name());
+    }
+    const u64 hash = XXH3_64bits(source.data(), source.size());
+    std::memcpy(tick.trailer.data() + 8, &hash, sizeof hash);
+    tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
+    return write_trailer(tick, descriptor.cookie);
+}
+
+BusStatus DmaEngine::write_trailer(Tick& tick, u64 cookie) {
+    if (const auto fault = fabric().machine().faults.visit(FaultPoint::dma_write, name())) [[unlikely]]
+        return write_trailer_under_fault(tick, cookie, *fault);
+    const u64 word = cookie ^ tick.sequence;
+    std::memcpy(tick.trailer.data(), &word, sizeof word);
+    return fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+}
+
+BusStatus DmaEngine::write_trailer_under_fault(Tick& tick, u64 cookie, const FaultAction& fault) {
+    Machine& machine = fabric().machine();
+    const bool repeats = fault.kind == FaultKind::duplicate && tick.sequence > 0;
+    if (repeats) --tick.sequence;
+    const u64 word = cookie ^ tick.sequence;
+    std::memcpy(tick.trailer.data(), &word, sizeof word);
+    switch (fault.kind) {
+    case FaultKind::drop:
+    case FaultKind::skip:
+    case FaultKind::fail: REACHED("dma.tick.write_lost"); return BusStatus::lost;
+    case FaultKind::misdirect: {
+        const PhysAddr elsewhere{fault.address};
+        if (!machine.ram.contains(elsewhere, trailer_bytes)) return BusStatus::lost;
+        REACHED("dma.tick.misdirected");
+        machine.ram.write_bytes(elsewhere, tick.trailer);
+        machine.device_referee.dma_written(*this, tick.trailer_at, phys_range(elsewhere, trailer_bytes));
+        return BusStatus::ok;
+    }
+    case FaultKind::duplicate: {
+        if (!repeats) {
+            machine.faults.missed(name());
+            break;
+        }
+        REACHED("dma.tick.duplicated");
+        const BusStatus status = fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+        if (status != BusStatus::ok) return status;
+        break;
+    }
+    case FaultKind::flip:
+        if (fault.offset < trailer_bytes)
+            tick.trailer[fault.offset] ^= std::byte{1} << (fault.bit & 7);
+        else
+            machine.faults.missed(name());
+        break;
+    case FaultKind::panic:
+    case FaultKind::power_loss:
+    case FaultKind::kill_agent:
+    case FaultKind::delay:
+    case FaultKind::zero:
+    case FaultKind::truncate:
+    case FaultKind::replace:
+    case FaultKind::lie: break;
+    }
+    return fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+}
+
+// --- trace ---------------------------------------------------------------------------------------------------------
+
+void DmaEngine::note(u64 sequence, BusStatus status) {
+    TraceRecorder& trace = fabric().machine().trace;
+    if (!trace.attached) return;
+    const u64 now_ns = fabric().machine().clock.now_ns();
+    if (run_.count && (run_.status != status || run_.first_sequence + run_.count != sequence)) trace.flush();
+    if (!run_.count) {
+        run_ = {status, sequence, 0, now_ns, now_ns};
+        trace.hold(*this);
+    }
+    ++run_.count;
+    run_.last_ns = now_ns;
+}
+
+void DmaEngine::emit_held(TraceRecorder& trace) {
+    const Run run = std::exchange(run_, {});
+    if (run.status == BusStatus::ok)
+        trace.emit(Layer::machine, "dma.completions",
+                   {{"device", name()},
+                    {"first_sequence", run.first_sequence},
+                    {"count", run.count},
+                    {"first_ns", run.first_ns},
+                    {"last_ns", run.last_ns}});
+    else
+        trace.emit(Layer::machine, "dma.lost",
+                   {{"device", name()},
+                    {"first_sequence", run.first_sequence},
+                    {"count", run.count},
+                    {"status", bus_status_name(run.status)},
+                    {"first_ns", run.first_ns},
+                    {"last_ns", run.last_ns}});
+}
+
+}  // namespace kexec_sim

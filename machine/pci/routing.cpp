@@ -1,0 +1,174 @@
+// Memory cycles: down from the root complex to a BAR, and requests of functions up to the root complex, to a sibling of
+// their switch, to RAM, to another function, to the interrupt controller (fabric.hpp has the rules).
+//
+//   request ──► gates ──► piece by piece: ──► turns at a switch? ──► interrupt? ──► IOMMU ──► RAM, or down to a BAR
+//
+// A piece ends at a page boundary, and where the IOMMU's translation is contiguous no further. What a piece has done
+// stays done when a later one fails.
+#include <algorithm>
+
+#include "machine/machine.hpp"
+#include "machine/reached.hpp"
+
+namespace kexec_sim {
+namespace {
+
+/// 0xfee00000 to 0xfeefffff.
+bool is_interrupt_address(u64 address) { return address >> 20 == 0xfee; }
+
+std::string_view owner_name(RmpOwner owner) {
+    switch (owner) {
+    case RmpOwner::hypervisor: return "hypervisor";
+    case RmpOwner::guest: return "guest";
+    case RmpOwner::firmware: return "firmware";
+    }
+    return "?";
+}
+
+}  // namespace
+
+PciFabric::Target PciFabric::target_among(PciFunction* first, u64 address) const {
+    for (PciFunction* function = first; function; function = function->next_sibling_) {
+        if (function->is_bridge()) {
+            if (function->passes_memory(address)) return target_among(function->first_child_, address);
+        } else if (const auto at = function->decode(address)) {
+            return {function, *at};
+        }
+    }
+    return {};
+}
+
+PciFabric::Target PciFabric::target_at(u64 address) const {
+    for (PciFunction* first : roots_)
+        if (const Target target = target_among(first, address); target.function) return target;
+    return {};
+}
+
+BusStatus PciFabric::memory_read(u64 address, std::span<std::byte> out) {
+    const MachineEntry entry;
+    const Target target = target_at(address);
+    if (!target.function || target.at.offset + out.size() > target.function->bar(target.at.bar).bytes)
+        return BusStatus::unsupported;
+    target.function->memory_read(target.at.bar, target.at.offset, out);
+    return BusStatus::ok;
+}
+
+BusStatus PciFabric::memory_write(u64 address, std::span<const std::byte> in, const PciFunction* from) {
+    const MachineEntry entry;
+    const Target target = target_at(address);
+    if (!target.function || target.at.offset + in.size() > target.function->bar(target.at.bar).bytes)
+        return BusStatus::unsupported;
+    if (from)
+        target.function->memory_write(target.at.bar, target.at.offset, in, *from);
+    else
+        target.function->cpu_write(target.at.bar, target.at.offset, in);
+    return BusStatus::ok;
+}
+
+// --- requests ------------------------------------------------------------------------------------------------------
+
+BusStatus PciFabric::dma_read(PciFunction& from, u64 address, std::span<std::byte> out) {
+    const MachineEntry entry;
+    return request({from, false}, address, out);
+}
+
+BusStatus PciFabric::dma_write(PciFunction& from, u64 address, std::span<const std::byte> in) {
+    const MachineEntry entry;
+    // Nothing is stored through the pointer of a request that writes.
+    return request({from, true}, address, {const_cast<std::byte*>(in.data()), in.size()});
+}
+
+bool PciFabric::gates_open(const PciFunction& from) const {
+    for (const PciFunction* function = &from; function; function = function->parent)
+        if (!function->lets_requests_out()) return false;
+    return true;
+}
+
+PciFabric::Turn PciFabric::turn_at_switch(const PciFunction& from, u64 address) const {
+    for (const PciFunction* port = from.parent; port; port = port->parent) {
+        if (port->model != PciModel::switch_downstream) continue;
+        if (port->config.word(pci::acs_cap_at + pci::ACS_CTRL) & pci::ACS_RR) continue;
+        for (PciFunction* sibling = port->parent->first_child_; sibling; sibling = sibling->next_sibling_)
+            if (sibling != port && sibling->passes_memory(address))
+                return {true, target_among(sibling->first_child_, address)};
+    }
+    return {};
+}
+
+BusStatus PciFabric::request(const Request& request, u64 address, std::span<std::byte> data) {
+    PciFunction& from = request.from;
+    if (!gates_open(from)) {
+        REACHED("pci.request.no_bus_master");
+        ++from.dropped;
+        return BusStatus::no_bus_master;
+    }
+    Iommu* iommu = machine_.iommu_of(from.segment);
+    if (iommu && !iommu->translation_enabled()) iommu = nullptr;
+    for (u64 done = 0; done < data.size();) {
+        const u64 iova = address + done;
+        u64 bytes = std::min(data.size() - done, page_bytes - (iova & (page_bytes - 1)));
+        BusStatus status = BusStatus::ok;
+        if (const Turn turn = turn_at_switch(from, iova); turn.claimed) [[unlikely]] {
+            ++counters.turned_at_switch;
+            status = hand_over(request, iova, turn.target, data.subspan(done, bytes));
+        } else if (is_interrupt_address(iova)) {
+            if (!request.write || bytes != 4 || iova % 4 != 0) return BusStatus::unsupported;
+            u32 message = 0;
+            std::memcpy(&message, data.data() + done, 4);
+            machine_.apic.message(&from, iova, message);
+        } else {
+            u64 phys = iova;
+            if (iommu) {
+                const Iommu::Translation translation = iommu->translate(from.requester_id(), iova, request.write);
+                if (translation.fault != vtd::FaultReason::none) return BusStatus::translation;
+                INVARIANT(translation.contiguous > 0);
+                phys = translation.address;
+                bytes = std::min(bytes, translation.contiguous);
+            }
+            status = arrive(request, iova, phys, data.subspan(done, bytes));
+        }
+        if (status != BusStatus::ok) return status;
+        done += bytes;
+    }
+    return BusStatus::ok;
+}
+
+/// A piece of a request at the root complex, with the address that it goes to from there.
+BusStatus PciFabric::arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data) {
+    if (!machine_.ram.contains(PhysAddr{phys}, data.size())) {
+        const Target target = target_at(phys);
+        if (target.function) ++counters.turned_at_root;
+        return hand_over(request, iova, target, data);
+    }
+    const PhysRange range = phys_range(PhysAddr{phys}, data.size());
+    if (machine_.snp.enabled() && !machine_.snp.allows_device(range)) {
+        const Pfn frame = range.begin.pfn();
+        machine_.device_referee.reverse_map_violation(pfn_range(frame, 1), request.from.name(),
+                                                      owner_name(machine_.snp.owner(frame)));
+        return BusStatus::reverse_map;
+    }
+    if (request.write) {
+        machine_.ram.write_bytes(range.begin, data);
+        machine_.device_referee.dma_written(request.from, iova, range);
+    } else {
+        machine_.ram.read_bytes(range.begin, data);
+        machine_.device_referee.dma_read(request.from, iova, range);
+    }
+    return BusStatus::ok;
+}
+
+BusStatus PciFabric::hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data) {
+    if (!target.function || target.at.offset + data.size() > target.function->bar(target.at.bar).bytes) {
+        REACHED("pci.request.unsupported");
+        return BusStatus::unsupported;
+    }
+    if (request.write) {
+        target.function->memory_write(target.at.bar, target.at.offset, data, request.from);
+        machine_.device_referee.dma_written_to_peer(request.from, iova, *target.function);
+    } else {
+        target.function->memory_read(target.at.bar, target.at.offset, data);
+    }
+    return BusStatus::ok;
+}
+
+}  // namespace kexec_sim
