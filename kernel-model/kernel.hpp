@@ -46,7 +46,6 @@ struct KernelConfig {
     bool strict_defects = false;
     bool debug = false;  // KEXEC_HANDOVER_DEBUG, poisoning on free, lock checks
     bool numa = true;
-    bool preserve_devices = false;  // shutdown and boot leave devices alone that are preserved
     CostModel cost;
     std::vector<std::string> without;
     std::vector<std::string> modules;  // shared objects loaded after boot

@@ -55,6 +55,7 @@ KernelInstance::KernelInstance(Machine& machine_, RunState& state_, const Scenar
     if (edition && built_with("luo") && built_with("kho")) {
         luo = std::make_unique<luo::Orchestrator>(kernel, kho, *edition);
         memfd_handler = std::make_unique<luo::MemfdHandler>(kernel, kho, *luo);
+        devices = std::make_unique<luo::DeviceParticipants>(kernel, kho, *luo);
     }
     // The last hook of all: what a handover costs to take over, before user space.
     kernel.hooks.late_init.push_back([this] {

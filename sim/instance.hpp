@@ -12,12 +12,14 @@
 #include "kernel-model/module.hpp"
 #include "kho/kho.hpp"
 #include "luo/client.hpp"
+#include "luo/devices/participants.hpp"
 #include "luo/memfd_handler.hpp"
 #include "luo/orchestrator.hpp"
 #include "luo/scripted_subsystem.hpp"
 #include "sim/file_copy.hpp"
 #include "sim/run_state.hpp"
 #include "sim/scenario.hpp"
+#include "sim/vmm.hpp"
 
 namespace kexec_sim::sim {
 
@@ -37,6 +39,7 @@ public:
     kho::Kho kho;
     std::unique_ptr<luo::Orchestrator> luo;  // none in editions without
     std::unique_ptr<luo::MemfdHandler> memfd_handler;
+    std::unique_ptr<luo::DeviceParticipants> devices;
     std::map<std::string, std::unique_ptr<luo::FileHandler>> file_handlers;  // of file_handler.register
     ModuleLoader modules;
 
@@ -53,6 +56,7 @@ public:
     std::map<std::string, std::map<std::string, i32>> descriptors;  // agent -> name -> fd
     std::map<std::string, std::unique_ptr<luo::LuoClient>> clients;
     std::map<std::string, bool> closed_by_hand;
+    std::map<std::string, std::unique_ptr<VirtualMachine>> vms;  // what VMM agents run
     std::map<std::string, std::unique_ptr<luo::ScriptedSubsystem>> subsystems;
     /// Scripted subsystems that were unregistered; their call lists can still be asked for.
     std::map<std::string, std::unique_ptr<luo::ScriptedSubsystem>> gone_subsystems;

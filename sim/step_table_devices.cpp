@@ -68,9 +68,11 @@ void add_vfio(std::vector<StepSpec>& steps) {
     steps.push_back({.id = StepId::iommufd_create, .name = "iommufd.create", .group = group, .form = Form::map,
         .description = "Opens /dev/iommu and makes one domain of the same name in it.",
         .fields = {binds("as", NameKind::descriptor, "the name of the descriptor and of the domain")}});
+    FieldSpec file = refers("fd", NameKind::descriptor, "the file; without it, anonymous memory of the agent");
+    file.required = false;
     steps.push_back({.id = StepId::iommufd_map, .name = "iommufd.map", .group = group, .form = Form::map,
         .description = "Maps memory of a file in a domain.",
-        .fields = {domain(), refers("fd", NameKind::descriptor, "the file"),
+        .fields = {domain(), file,
                    optional("offset", Type::size, "first byte of the file", "0"),
                    required("iova", Type::number, "the first I/O address"), required("size", Type::size, "bytes"),
                    one_of(optional("access", Type::choice, "what devices may do", "rw"), accesses)}});

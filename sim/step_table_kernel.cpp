@@ -10,12 +10,12 @@ using Type = FieldType;
 using Form = StepForm;
 
 constexpr std::string_view reset_values[] = {"cold", "warm"};
-constexpr std::string_view vmm_values[] = {"duties", "none"};
+constexpr std::string_view vmm_values[] = {"duties", "disable", "none"};
 /// Larger orders than the page allocator has are a kernel's to refuse, but they must fit a shift.
 constexpr u64 order_max = 63;
 
 FieldSpec vmm_field() {
-    return one_of(optional("vmm", Type::choice, "what the VMMs of preserved virtual machines do first: pause, save the vCPUs, mask MSI-X", "duties"), vmm_values);
+    return one_of(optional("vmm", Type::choice, "what the VMMs of preserved virtual machines do first: pause, save the vCPUs, mask MSI-X (`disable`: turn it off, so that what comes is lost)", "duties"), vmm_values);
 }
 
 FieldSpec bench_ref(std::string_view name, std::string_view description) {

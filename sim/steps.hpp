@@ -49,6 +49,13 @@ StepResult check_last_map(const RunState& state, const Step& step);
 /// Compares a map's statistics with what the step expects.
 StepResult compare_map(const kho::MapStatistics& map, const Step& step);
 
+/// The client of the calling agent; opens the device on the first use.
+Result<luo::LuoClient*> ensure_luo_open(KernelInstance& instance);
+
+/// What VMMs of preserved VMs do just before a reboot, and how they take it back if the reboot fails.
+Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties);
+void undo_vmm_duties(KernelInstance& instance);
+
 /// kexec.exec: the reboot path up to the jump. On success RunState says where the next kernel starts.
 Result<> run_kexec(KernelInstance& instance);
 

@@ -36,8 +36,9 @@ StepResult close_device(KernelInstance& instance) {
     return client->close();
 }
 
-/// The client of the calling agent; opens the device on the first use.
-Result<luo::LuoClient*> ensure_open(KernelInstance& instance) {
+}  // namespace
+
+Result<luo::LuoClient*> ensure_luo_open(KernelInstance& instance) {
     luo::LuoClient* client = instance.client();
     if (client && client->is_open()) return client;
     if (instance.luo_closed_by_hand(std::string_view(instance.state.agent))) return fail(Errno::ebadf);
@@ -48,6 +49,8 @@ Result<luo::LuoClient*> ensure_open(KernelInstance& instance) {
     instance.clients[agent] = std::move(fresh);
     return client;
 }
+
+namespace {
 
 StepResult restore(KernelInstance& instance, luo::LuoClient& client, const Step& step) {
     const auto fd = client.fd_restore(step.get_u64("token"));
@@ -105,7 +108,7 @@ StepResult run_luo_step(KernelInstance& instance, const Step& step) {
     if (step.id == StepId::luo_open) return open_device(instance);
     if (step.id == StepId::luo_close) return close_device(instance);
 
-    const auto opened = ensure_open(instance);
+    const auto opened = ensure_luo_open(instance);
     if (!opened) return opened.error();
     luo::LuoClient& client = **opened;
     switch (step.id) {

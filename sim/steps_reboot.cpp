@@ -57,8 +57,27 @@ Result<> run_kexec(KernelInstance& instance) {
     return {};
 }
 
+namespace {
+
+/// VMMs do their last duties first, and go on if the reboot fails.
+Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
+    const std::string& wanted = step.get_text("vmm");
+    const VmmDuties duties = wanted == "none"      ? VmmDuties::none
+                             : wanted == "disable" ? VmmDuties::disable
+                                                   : VmmDuties::mask;
+    auto result = do_vmm_duties(instance, duties);
+    if (result) result = run_kexec(instance);
+    if (!result) undo_vmm_duties(instance);
+    return result;
+}
+
+}  // namespace
+
 StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
+    case StepId::advance:
+        instance.kernel.kvm.run(step.get_u64(step.spec->fields.front().name));
+        return {};
     case StepId::kexec_load: {
         const FieldValue* cmdline = step.find("cmdline");
         const u64 index = step.find_u64("kernel").value_or(default_next(instance));
@@ -68,8 +87,8 @@ StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     case StepId::kexec:
         if (!instance.kernel.kexec.image())
             if (const auto loaded = load(instance, default_next(instance), nullptr); !loaded) return loaded;
-        return run_kexec(instance);
-    case StepId::kexec_exec: return run_kexec(instance);
+        return kexec_with_vmms(instance, step);
+    case StepId::kexec_exec: return kexec_with_vmms(instance, step);
     case StepId::panic: throw KernelPanic("sysrq triggered crash");
     default: break;
     }

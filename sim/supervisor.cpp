@@ -84,6 +84,7 @@ void Supervisor::first_kernel_ended(const Outcome& outcome) {
 }
 
 void Supervisor::power_on() {
+    machine_.reset_devices();
     BootRequest request;
     request.params = firmware_boot(machine_, kexec_request(scenario_, 0));
     const Outcome outcome = boot(request);
@@ -145,6 +146,7 @@ Supervisor::Outcome Supervisor::take_outcome() {
 void Supervisor::end_kernel(KernelEnd end) {
     if (!alive_) return;
     alive_ = false;
+    state_->guests_run = false;
     host_->destroy();
     result_.generations.back().end = end_name(end);
     machine_.trace.emit(Layer::sim, "kernel.end", {{"how", end_name(end)}});
@@ -194,6 +196,7 @@ Supervisor::Outcome Supervisor::reset(bool cold) {
         machine_.trace.emit(Layer::sim, "machine.reset", {{"how", cold ? "cold" : "warm"}});
     }
     if (cold) machine_.ram.lose_content();
+    machine_.reset_devices();
     BootRequest request;
     request.kernel_index = kernel_index_;
     request.params = firmware_boot(machine_, kexec_request(scenario_, kernel_index_));
@@ -228,7 +231,10 @@ Supervisor::Outcome Supervisor::dispatch(const Step& step) {
     notice_silent_death();
     machine_.clock.advance(step_cost_ns);
     switch (step.id) {
-    case StepId::advance: machine_.clock.advance(step.get_u64(step.spec->fields.front().name)); return {"ok", {}};
+    case StepId::advance:
+        if (alive_ && state_->guests_run) break;  // the kernel lets them run
+        machine_.clock.advance(step.get_u64(step.spec->fields.front().name));
+        return {"ok", {}};
     case StepId::note: return {"ok", {}};
     case StepId::reset: return reset(step.get_text(step.spec->fields.front().name) == "cold");
     case StepId::crash_kernel: return crash_kernel();

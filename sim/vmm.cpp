@@ -32,7 +32,8 @@ Result<> VirtualMachine::create(const Config& config) {
     TRY(vm_->set_memory(memory_));
     TRY(vm_->create_vcpus(config.vcpus));
     if (config.confidential) TRY(vm_->launch_confidential());
-    kernel_.machine.device_referee.guest_created(name_);
+    kernel_.machine.device_referee.guest_created(name_, vm_->id());
+    kernel_.machine.device_referee.guest_memory(name_, memory_->id());
     vm_->resume();
     return {};
 }
@@ -147,6 +148,10 @@ Result<> VirtualMachine::undo_duties() {
     return {};
 }
 
+void VirtualMachine::give_up() {
+    if (vm_) vm_->pause();
+}
+
 // --- the new kernel ----------------------------------------------------------------------------------------------
 
 Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) const {
@@ -180,6 +185,8 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
     const State state = TRY(read_state(*state_file_));
     vm_ = std::dynamic_pointer_cast<VmFile>(TRY(retrieve(client, tokens + 3 + state.devices, fd_.vm)));
     if (!vm_) return fail(Errno::einval);
+    kernel_.machine.device_referee.guest_retrieved(name_, vm_->id());
+    kernel_.machine.device_referee.guest_memory(name_, memory_->id());
     vm_->set_label(name_);
     TRY(vm_->set_memory(memory_));
     TRY(vm_->create_vcpus(static_cast<unsigned>(state.vcpus)));

@@ -56,6 +56,8 @@ public:
 
     Result<> do_duties(VmmDuties duties);
     Result<> undo_duties();
+    /// A restore failed half way: nothing of it runs.
+    void give_up();
 
     const std::string& name() const { return name_; }
     VmFile& vm() { return *vm_; }
