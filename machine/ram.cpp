@@ -16,6 +16,7 @@
 
 #include "machine/arena.hpp"
 #include "machine/memory_image.hpp"
+#include "machine/snp.hpp"
 
 namespace kexec_sim {
 namespace bip = boost::interprocess;
@@ -129,8 +130,12 @@ void PhysicalMemory::clear_marks(PfnRange range) {
     }
 }
 
+void PhysicalMemory::check_owner(PhysAddr phys, u64 bytes, bool write) const {
+    if (!MachineEntry::inside()) reverse_map->check_host(phys_range(phys, bytes), write);
+}
+
 void PhysicalMemory::read_bytes(PhysAddr phys, std::span<std::byte> out) const {
-    check(phys, out.size());
+    check(phys, out.size(), false);
     for (u64 done = 0; done < out.size();) {
         const PhysAddr here = phys + done;
         const u64 count = std::min<u64>(page_bytes - here.offset_in_page(), out.size() - done);
@@ -143,7 +148,7 @@ void PhysicalMemory::read_bytes(PhysAddr phys, std::span<std::byte> out) const {
 }
 
 std::vector<std::byte> PhysicalMemory::read_vector(PhysAddr phys, u64 bytes) const {
-    check(phys, bytes);
+    check(phys, bytes, false);
     std::vector<std::byte> result(bytes);
     read_bytes(phys, result);
     return result;
@@ -155,13 +160,17 @@ void PhysicalMemory::write_bytes(PhysAddr phys, std::span<const std::byte> in) {
 }
 
 std::byte* PhysicalMemory::writable(PhysRange range) {
-    check(range.begin, range.bytes());
+    check(range.begin, range.bytes(), true);
     if (!range.empty()) mark_range({range.begin.pfn(), PhysAddr{range.end.raw + page_bytes - 1}.pfn()});
     return at(range.begin);
 }
 
 void PhysicalMemory::zero(PhysRange range) {
-    check(range.begin, range.bytes());
+    check(range.begin, range.bytes(), true);
+    zero_unchecked(range);
+}
+
+void PhysicalMemory::zero_unchecked(PhysRange range) {
     const Pfn end = PhysAddr{range.end.raw + page_bytes - 1}.pfn();
     constexpr u64 punch_pages = 64;  // below this a memset is cheaper than a hole
     for (Pfn pfn = next_written(range.begin.pfn(), end); pfn < end; pfn = next_written(pfn, end)) {
@@ -233,7 +242,8 @@ RamHash PhysicalMemory::hash() const {
 }
 
 u64 PhysicalMemory::hash_range(PfnRange range) const {
-    check(range.begin.phys(), range.pages() * page_bytes);
+    if (!contains(range.begin.phys(), range.pages() * page_bytes))
+        bad_access(range.begin.phys(), range.pages() * page_bytes);
     // Sum of (position, content) hashes of the frames that are not all zero: zeros cost nothing.
     u64 sum = 0;
     for (Pfn pfn = next_written(range.begin, range.end); pfn < range.end; pfn = next_written(pfn + 1, range.end)) {
@@ -245,7 +255,7 @@ u64 PhysicalMemory::hash_range(PfnRange range) const {
 
 void PhysicalMemory::lose_content() {
     const Pfn end{bytes_max_ >> page_shift};
-    for (const PhysRange& range : ranges_) zero(range);
+    for (const PhysRange& range : ranges_) zero_unchecked(range);
     for (Pfn pfn = next_written(Pfn{0}, end); pfn < end; pfn = next_written(pfn + 1, end))
         clear_marks(pfn_range(pfn, 1));
 }
@@ -275,8 +285,9 @@ void PhysicalMemory::load_image(const std::string& path) {
             std::memcpy(page.data(), block.data() + at_byte, count);
             std::memset(page.data() + count, 0, page_bytes - count);
             const PhysAddr phys{offset + at_byte};
-            if (!all_zero(page.data()) && contains(phys, page_bytes))
-                std::memcpy(writable(phys_range(phys, page_bytes)), page.data(), page_bytes);
+            if (all_zero(page.data()) || !contains(phys, page_bytes)) continue;
+            mark(phys.pfn());
+            std::memcpy(at(phys), page.data(), page_bytes);
         }
     });
 }

@@ -15,6 +15,9 @@
 // generation to generation; pointers that C modules hold, and pointers that somebody stores into RAM, are addresses in
 // it.
 //
+// While SEV-SNP is on (snp.hpp), an access that a kernel makes through these functions is checked by the owner of its
+// frames. Instruments (hash, images, what lies inside machine/) are not.
+//
 // Simplified: no caches, no write ordering; every access is complete when it returns.
 #pragma once
 
@@ -37,6 +40,8 @@ struct RamHash {
     std::string hex() const;  // 32 hex digits, high first
 };
 
+class SnpFirmware;
+
 class PhysicalMemory {
 public:
     /// `ranges`: what is RAM, ascending, page aligned. `file`: empty for a memfd. UserError if the host refuses.
@@ -57,7 +62,7 @@ public:
 
     template <typename T> T read(PhysAddr phys) const {
         static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= page_bytes);
-        check(phys, sizeof(T));
+        check(phys, sizeof(T), false);
         T value{};
         if (written(phys.pfn()) || phys.offset_in_page() + sizeof(T) > page_bytes)
             std::memcpy(&value, at(phys), sizeof(T));
@@ -65,7 +70,7 @@ public:
     }
     template <typename T> void write(PhysAddr phys, const T& value) {
         static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= page_bytes);
-        check(phys, sizeof(T));
+        check(phys, sizeof(T), true);
         mark(phys.pfn());
         if (phys.offset_in_page() + sizeof(T) > page_bytes) mark(phys.pfn() + 1);
         std::memcpy(at(phys), &value, sizeof(T));
@@ -80,7 +85,7 @@ public:
     std::byte* writable(PhysRange range);
     /// A host pointer to a frame's content: into RAM, or to a page of zeros where it was never written.
     const std::byte* readable(Pfn pfn) const {
-        check(pfn.phys(), page_bytes);
+        check(pfn.phys(), page_bytes, false);
         return written(pfn) ? at(pfn.phys()) : zero_page;
     }
 
@@ -111,12 +116,18 @@ public:
 
     /// For the messages of BadPhysAccess.
     Generation generation = 0;
+    /// Who checks the accesses of kernels; nullptr while SNP is off. Set by SnpFirmware.
+    const SnpFirmware* reverse_map = nullptr;
 
 private:
     std::byte* at(PhysAddr phys) const { return reinterpret_cast<std::byte*>(ram_base) + phys.raw; }
-    void check(PhysAddr phys, u64 bytes) const {
+    void check(PhysAddr phys, u64 bytes, bool write) const {
         if (!contains(phys, bytes)) bad_access(phys, bytes);
+        if (reverse_map) [[unlikely]]
+            check_owner(phys, bytes, write);
     }
+    void check_owner(PhysAddr phys, u64 bytes, bool write) const;
+    void zero_unchecked(PhysRange range);
     [[noreturn]] void bad_access(PhysAddr phys, u64 bytes) const;
     bool contains_slow(PhysRange range) const;
     void mark(Pfn pfn) {
