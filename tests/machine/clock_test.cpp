@@ -65,6 +65,37 @@ TEST_CASE("what is due in the past runs now, and a cancelled event never") {
     CHECK_FALSE(clock.cancel(late));
 }
 
+TEST_CASE("a handler runs on by itself only up to the next event, and to where time goes") {
+    struct Runner final : EventHandler {
+        explicit Runner(VirtualClock& clock_) : clock(clock_) {}
+        void event_due(u64 now_ns, u64) override {
+            u64 next = now_ns;
+            do {
+                seen.push_back(clock.now_ns());
+                next += 10;
+            } while (clock.run_on(next));
+            clock.schedule(next, this, 0);
+        }
+        VirtualClock& clock;
+        std::vector<u64> seen;
+    };
+    VirtualClock clock(std::pmr::get_default_resource());
+    Notebook notebook(clock);
+    Runner runner(clock);
+    CHECK_FALSE(clock.run_on(0 + 1));  // nothing is going on
+    clock.schedule(10, &runner, 0);
+    clock.schedule(30, &notebook, 1);
+    clock.advance(25);
+    CHECK(runner.seen == std::vector<u64>{10, 20});
+    CHECK(clock.now_ns() == 25);
+    // The notebook was there first at 30.
+    clock.advance(25);
+    CHECK(notebook.seen == Seen{{30, 1}});
+    CHECK(runner.seen == std::vector<u64>{10, 20, 30, 40, 50});
+    CHECK(clock.now_ns() == 50);
+    CHECK(clock.events_pending() == 1);
+}
+
 TEST_CASE("time does not wrap around: a run that would outlast it is refused") {
     VirtualClock clock(std::pmr::get_default_resource());
     clock.advance(VirtualClock::time_max_ns - 1);
