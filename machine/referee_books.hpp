@@ -363,7 +363,7 @@ public:
     std::optional<Generation> last_generation;
     u64 muted_ids = 0;
     DeviceReferee* devices = nullptr;  // of the same machine; nullptr: none yet
-    bool corrupted_before = false;  // a corrupting fault fired in the run that wrote the image
+    bool corrupted_before = false;     // a corrupting fault fired in the run that wrote the image
     Referee::Counters counters;
     Referee::FileSource file_source = nullptr;
     void* file_source_context = nullptr;

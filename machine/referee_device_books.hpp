@@ -230,6 +230,7 @@ struct DeviceReferee::Books {
     }
     void end_preservation(DeviceBook& book);
     void check_claim(u64 token, u64 file_id);
+    void freeze();
     void drop_everything();
     void keep_held_domains();
 

@@ -128,7 +128,10 @@ void DeviceReferee::carried_lost(u64 token) {
         const bool of_domain = book->holds && book->holds->carried && book->holds->token == token;
         if (book->incoming != token && !of_domain) continue;
         if (book->holds && book->holds->carried) book->holds = nullptr;
-        if (book->incoming == token) book->incoming.reset();
+        if (book->incoming == token) {
+            book->incoming.reset();
+            book->unheard = 0;
+        }
         // Nobody keeps the tables of a map that is lost.
         book->tree.clear();
         books_->end_preservation(*book);
@@ -143,7 +146,13 @@ void DeviceReferee::carried_lost(u64 token) {
 void DeviceReferee::frozen() {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
-    books_->frozen = books_->blackout = true;
+    books_->freeze();
+}
+
+/// What was not made up for by now never will be; interrupts from here on belong to the next blackout.
+void DeviceReferee::Books::freeze() {
+    if (!frozen) judge_interrupts("the next freeze", false);
+    frozen = blackout = true;
 }
 
 void DeviceReferee::thawed() {
@@ -157,9 +166,8 @@ void DeviceReferee::thawed() {
 void DeviceReferee::before_jump() {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
-    books_->frozen = books_->blackout = true;
+    books_->freeze();
     books_->forget_written();
-    books_->judge_interrupts("the next jump", false);
     books_->judge_engines("the jump");
     for (DeviceBook* book : books_->devices) {
         if (!book || !book->outgoing) continue;
@@ -271,6 +279,7 @@ void DeviceReferee::finished() {
         // Whoever claimed it and stays on the tables that came with it keeps them; what was discarded keeps nothing.
         const bool stays = book->claimed && book->holds && book->holds->carried;
         if (!book->claimed && book->holds && book->holds->carried) book->holds = nullptr;
+        if (!book->claimed) book->unheard = 0;  // nobody is left to hear of it
         book->incoming.reset();
         book->claimed = false;
         if (!stays && !book->outgoing) book->tree.clear();

@@ -60,6 +60,7 @@ void DeviceReferee::guest_created(std::string_view guest, u64 vm_file_id) {
     book.forget();
     book.files.clear();
     book.tokens.clear();
+    book.memory_tokens.clear();
     book.outgoing.reset();
     book.incoming.reset();
     book.claimed = false;

@@ -28,13 +28,15 @@ struct World {
     Machine& machine;
     Referee& referee;
     KernelTraits traits;
+    std::vector<std::string> handlers;
     std::map<u64, std::pair<FileView, std::vector<FileExtent>>> files;  // by id, as the kernel model would keep them
 
     /// A 64 MiB machine on which generation 0 runs: a luo-v3 kernel in state normal, user space reached.
-    explicit World(std::string_view edition = "luo-v3")
+    explicit World(std::string_view edition = "luo-v3", std::vector<std::string> with_handlers = {"memfd-v1"})
         : handle(make_machine(small_machine())),
           machine(*handle),
-          referee(machine.referee) {
+          referee(machine.referee),
+          handlers(std::move(with_handlers)) {
         traits.edition = edition;
         traits.has_luo = edition.starts_with("luo");
         traits.promise_at = traits.has_luo ? KernelTraits::PromiseAt::prepare : KernelTraits::PromiseAt::finalize;
@@ -55,10 +57,12 @@ struct World {
                 return file->second.first;
             },
             this);
-        if (with_handlers) referee.claimer_present("memfd-v1");
-        // Tests that are not about callbacks leave them out.
-        referee.callback_absent("memfd-v1", LuoCallback::prepare);
-        referee.callback_absent("memfd-v1", LuoCallback::freeze);
+        for (const std::string& handler : handlers) {
+            if (with_handlers) referee.claimer_present(handler);
+            // Tests that are not about callbacks leave them out.
+            referee.callback_absent(handler, LuoCallback::prepare);
+            referee.callback_absent(handler, LuoCallback::freeze);
+        }
     }
     void freeze_and_jump_without_handlers() {
         referee.luo_state(LuoState::prepared, LuoState::frozen);
