@@ -106,6 +106,10 @@ public:
     /// A VM was made anew under this name (nothing is known of its memory and registers), or came with the handover.
     void guest_created(std::string_view guest, u64 vm_file_id);
     void guest_retrieved(std::string_view guest, u64 vm_file_id);
+    /// The VMM wrote registers of this vCPU on purpose (it told the guest's driver of a ring).
+    void guest_programmed(std::string_view guest, unsigned vcpu, const GuestRegisters& registers);
+    /// What is known to be wrong with a guest, in words; empty: nothing.
+    std::string guest_complaint(std::string_view guest) const;
     /// Memory of this file is the guest's: what it stored there is lost with the file.
     void guest_memory(std::string_view guest, u64 file_id);
     void guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device);

@@ -156,6 +156,20 @@ void DeviceReferee::guest_enters(std::string_view guest, unsigned vcpu, const Gu
         if (device && device->guest == guest && !books.held_still(*device)) device->guest_ran = true;
 }
 
+void DeviceReferee::guest_programmed(std::string_view guest, unsigned vcpu, const GuestRegisters& registers) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    GuestBook::Vcpu& known = books_->guest(guest).vcpus[vcpu];
+    known.registers = registers;
+    known.known = true;
+}
+
+std::string DeviceReferee::guest_complaint(std::string_view guest) const {
+    for (const Finding& finding : books_->machine.referee.findings())
+        if (finding.invariant == InvariantId::guest_progress && finding.resource == guest) return finding.message;
+    return {};
+}
+
 void DeviceReferee::guest_leaves(std::string_view guest, unsigned vcpu, const GuestRegisters& registers) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;

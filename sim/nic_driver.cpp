@@ -77,7 +77,7 @@ Result<> start_engine(VfioFile& nic, unsigned engine, u64 ring_iova, const NicSt
 }
 
 /// What the guest's driver must know of its ring.
-Result<> tell_guest(VirtualMachine& vm, unsigned number, const NicStart& start, const Layout& layout) {
+Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start, const Layout& layout) {
     const bool was_running = vm.vm().running();
     vm.vm().pause();
     GuestRegisters registers = TRY(vm.vm().get_registers(0));
@@ -86,6 +86,7 @@ Result<> tell_guest(VirtualMachine& vm, unsigned number, const NicStart& start, 
     device.entries = start.entries;
     device.circular = start.circular;
     TRY(vm.vm().set_registers(0, registers));
+    kernel.machine.device_referee.guest_programmed(vm.name(), 0, registers);
     if (was_running) vm.vm().resume();
     return {};
 }
@@ -99,8 +100,8 @@ Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, c
     if (vm.vm().asid() && start.offset < vm.vm().private_bytes()) return fail(Errno::einval);
     const Layout layout = TRY(layout_of(start));
     TRY(fill_ring(*vm.memory(), {nic.device(), start, layout, 0, true}));
-    TRY(tell_guest(vm, *number, start, layout));
-    kernel.machine.device_referee.guest_programmed(vm.name(), *number);
+    TRY(tell_guest(kernel, vm, *number, start, layout));
+    
     return start_engine(nic, 0, layout.ring, start);
 }
 

@@ -62,6 +62,7 @@ inline constexpr u64 CONTROL = 0x00, STATUS = 0x04, RING_BASE = 0x08, RING_ENTRI
                      INTERVAL = 0x1c, MSIX_VECTOR = 0x20, COMPLETED = 0x28, FAULTS = 0x30, SEQUENCE = 0x38;
 inline constexpr u32 CONTROL_ENABLE = 1, CONTROL_RESET = 2, CONTROL_CIRCULAR = 4;
 inline constexpr u32 STATUS_RUNNING = 1, STATUS_DRY = 2, STATUS_ERROR = 4;
+inline constexpr u64 engine_stride = 0x40;
 inline constexpr u64 bar0_bytes = 16 * KiB, msix_table_at = 0x2000, msix_pba_at = 0x3000, mailbox_bytes = 64 * KiB;
 inline constexpr unsigned registers_bar = 0, mailbox_bar = 2;
 inline constexpr u16 msix_vectors = 4;
