@@ -34,7 +34,7 @@ struct Ring {
     const PciDevice& device;
     NicStart start;
     Layout layout;
-    u64 iova_offset = 0;     // iova = offset in the memory object + iova_offset
+    u64 iova_offset = 0;  // iova = offset in the memory object + iova_offset
     bool interrupts = false;
 };
 
@@ -77,7 +77,8 @@ Result<> start_engine(VfioFile& nic, unsigned engine, u64 ring_iova, const NicSt
 }
 
 /// What the guest's driver must know of its ring.
-Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start, const Layout& layout) {
+Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start,
+                    const Layout& layout) {
     const bool was_running = vm.vm().running();
     vm.vm().pause();
     GuestRegisters registers = TRY(vm.vm().get_registers(0));
@@ -101,7 +102,7 @@ Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, c
     const Layout layout = TRY(layout_of(start));
     TRY(fill_ring(*vm.memory(), {nic.device(), start, layout, 0, true}));
     TRY(tell_guest(kernel, vm, *number, start, layout));
-    
+
     return start_engine(nic, 0, layout.ring, start);
 }
 

@@ -56,8 +56,8 @@ StepResult pci_expect(KernelInstance& instance, const Step& step) {
     }
     if (step.has("bars")) {
         const bool kept = bars_kept(instance.machine.pci, function);
-        if (kept != (step.get_text("bars") == "kept")) return differs("its BARs", kept ? "kept" : "moved",
-                                                                      step.get_text("bars"));
+        if (kept != (step.get_text("bars") == "kept"))
+            return differs("its BARs", kept ? "kept" : "moved", step.get_text("bars"));
     }
     if (step.has("bus_master") && function.bus_master() != step.get_bool("bus_master"))
         return differs("bus mastering", function.bus_master() ? "on" : "off", function.bus_master() ? "off" : "on");
@@ -115,7 +115,7 @@ template <typename T> Result<std::shared_ptr<T>> file_of(KernelInstance& instanc
     return wanted;
 }
 
-Result<> bind(KernelInstance& instance, FileRef file, std::string_view name) {
+Result<> bind_descriptor(KernelInstance& instance, FileRef file, std::string_view name) {
     const i32 fd = TRY(instance.agent()->install(std::move(file), true));
     instance.bind_fd(name, fd);
     return {};
@@ -124,7 +124,7 @@ Result<> bind(KernelInstance& instance, FileRef file, std::string_view name) {
 Result<> vfio_open(KernelInstance& instance, const Step& step) {
     PciDevice* device = TRY(device_of(instance, step.get_name("device")));
     const auto file = TRY(instance.kernel.vfio.open(*device));
-    return bind(instance, file, step.get_name("as"));
+    return bind_descriptor(instance, file, step.get_name("as"));
 }
 
 Result<> iommufd_map(KernelInstance& instance, const Step& step) {
@@ -155,7 +155,7 @@ StepResult vfio_step(KernelInstance& instance, const Step& step) {
     case StepId::vfio_open: return vfio_open(instance, step);
     case StepId::vfio_close: return close_step(instance, step.get_name("device"));
     case StepId::iommufd_create:
-        return bind(instance, open_iommufd(instance.kernel, step.get_name("as")), step.get_name("as"));
+        return bind_descriptor(instance, open_iommufd(instance.kernel, step.get_name("as")), step.get_name("as"));
     case StepId::iommufd_map: return iommufd_map(instance, step);
     case StepId::iommufd_unmap: {
         const auto domain = file_of<IommufdFile>(instance, step.get_name("domain"));
@@ -235,8 +235,7 @@ StepResult p2p_start(KernelInstance& instance, const Step& step) {
     if (!to) return to.error();
     const u32 interval = static_cast<u32>(step.get_u64("interval"));
     for (const auto& [name, vm] : instance.vms)
-        if (vm->device_number((*from)->device()))
-            return start_p2p(instance.kernel, **from, *vm, **to, interval);
+        if (vm->device_number((*from)->device())) return start_p2p(instance.kernel, **from, *vm, **to, interval);
     return Errno::einval;  // its memory is nobody's
 }
 

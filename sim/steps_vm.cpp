@@ -80,7 +80,8 @@ StepResult restore(KernelInstance& instance, const Step& step) {
     // The blackout is over for a guest when it runs again.
     const MachineEntry entry;
     RunState& state = instance.state;
-    if (!state.blackouts_ns.empty()) state.blackouts_ns.back() = instance.machine.clock.now_ns() - state.blackout_start_ns;
+    if (!state.blackouts_ns.empty())
+        state.blackouts_ns.back() = instance.machine.clock.now_ns() - state.blackout_start_ns;
     return {};
 }
 

@@ -157,14 +157,16 @@ void VirtualMachine::give_up() {
 Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) const {
     std::vector<u64> words(file.size() / sizeof(u64));
     static_cast<void>(TRY(file.read(0, std::as_writable_bytes(std::span(words)))));
-    if (words.size() < header_words || words[0] != state_magic || words[4] > mappings_max || words[2] > Kvm::vcpus_max)
+    if (words.size() < header_words || words[0] != state_magic || words[4] > mappings_max ||
+        words[2] > Kvm::vcpus_max)
         return fail(Errno::einval);
     State state{words[1], words[2], words[3], {}, {}};
     const u64 needed = header_words + words[4] * mapping_words + words[2] * register_words;
     if (needed > words.size()) return fail(Errno::einval);
     u64 at = header_words;
     for (u64 i = 0; i < words[4]; ++i, at += mapping_words)
-        state.mappings.push_back({words[at], words[at + 1], words[at + 2], words[at + 3], words[at + 4], words[at + 5]});
+        state.mappings.push_back(
+            {words[at], words[at + 1], words[at + 2], words[at + 3], words[at + 4], words[at + 5]});
     for (u64 vcpu = 0; vcpu < state.vcpus; ++vcpu, at += register_words) {
         GuestRegisters registers;
         std::memcpy(static_cast<void*>(&registers), &words[at], sizeof registers);
