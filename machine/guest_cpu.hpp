@@ -8,13 +8,13 @@
 //                                | state page | journal      | (rings)        | work area           | not touched …
 //                                 16 x 256 B    16 x 256 B                     16 equal parts
 //
-// vCPU n, 0 to 15, has the n-th part of each. All words are 64 bits, little endian. `steps`, `tsc` and `accumulator` are
-// the registers, K = 0x9e3779b97f4a7c15.
+// vCPU n, 0 to 15, has the n-th part of each. All words are 64 bits, little endian. `steps`, `tsc` and `accumulator`
+// are the registers, K = 0x9e3779b97f4a7c15.
 //
 //   work part    of `pages` = min(floor((memory_bytes / 4 - 64 KiB) / 16 / 4 KiB), 4096) pages, from
 //                work = 64 KiB + n * pages * 4 KiB
-//   state part   word 0 steps, 1 tsc, 2 accumulator, at the last checkpoint; from word 4 on for each device d two words,
-//                seen and interrupts, after the handler ran for it
+//   state part   word 0 steps, 1 tsc, 2 accumulator, at the last checkpoint; from word 4 on for each device d two
+//                words, seen and interrupts, after the handler ran for it
 //   journal part 8 entries of 4 words, used in turn: steps, tsc, accumulator, steps ^ tsc ^ accumulator
 //
 //   per step, of 1 µs:   1. the handler, for every bit of pending_irq, in order of devices
@@ -30,15 +30,15 @@
 //
 // The handler for device d clears bit d. Where the device has a ring (entries > 0) it reads the count of completions by
 // MMIO. All ones: the device is gone, and that is all. Else, where the ring is not circular and the count has grown by
-// g, it gives descriptors back: for the slots (seen + i) % entries, i from 0 to min(g, entries) - 1, the owner bit is set
-// and the done and error bits are cleared in the flags (32 bits at byte 20 of 32); then it writes the tail register,
-// (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started, and that
+// g, it gives descriptors back: for the slots (seen + i) % entries, i from 0 to min(g, entries) - 1, the owner bit is
+// set and the done and error bits are cleared in the flags (32 bits at byte 20 of 32); then it writes the tail
+// register, (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started, and that
 // has lost no tick since: a descriptor that a lost tick skipped is not given back. At the end seen = count,
 // interrupts += 1, and both go to the state page. A bit of a device without ring (or with one
 // of more than 65536 entries, which no device has) or beyond the 8th is only cleared.
 //
-// Unhappy paths: 1. the guest touches a page that is not there, or that the reverse map denies it, or a word that is not
-// aligned (a ring that is not): EFAULT. The registers
+// Unhappy paths: 1. the guest touches a page that is not there, or that the reverse map denies it, or a word that is
+// not aligned (a ring that is not): EFAULT. The registers
 // are those after the last step that went through (a checkpoint that is cut short is not done again); a handler that is
 // cut short has taken its bit, and `seen` is as before.
 //
