@@ -18,13 +18,16 @@
 //   journal part 8 entries of 4 words, used in turn: steps, tsc, accumulator, steps ^ tsc ^ accumulator
 //
 //   per step, of 1 µs:   1. the handler, for every bit of pending_irq, in order of devices
-//                        2. at   = work + (steps * 4096 + 8 * (steps / pages)) % (pages * 4096)
+//                        2. at   = work + steps % pages * 4 KiB + steps / pages % 8 * 512
 //                           word = memory[at]
 //                           accumulator = rotate_left(accumulator ^ word, 7) * K + steps
 //                           memory[at] = accumulator
 //                        3. steps += 1;  tsc = the time of this step
 //                        4. checkpoint, if steps is a multiple of 64: journal entry (steps / 64 - 1) % 8, then state
 //                           words 0 to 2
+//
+// So each step goes to the next page, and each page has 8 words, which are read again 8 * pages steps later: that is how
+// long the loss of a page stays unseen.
 //
 // Time. run(…, n) retires n steps that end now: of step i of n, from 0, tsc is now - (n - 1 - i) * 1 µs.
 //
@@ -67,7 +70,7 @@ inline constexpr unsigned guest_devices_max = 8, guest_vcpus_max = 16;
 namespace guest_layout {
 inline constexpr u64 state_page = 0, journal = 4 * KiB, rings = 8 * KiB, work_area = 64 * KiB;
 inline constexpr u64 vcpu_bytes = 256, journal_entries = 8, journal_entry_bytes = 32, checkpoint_steps = 64;
-inline constexpr u64 work_pages_max = 4096;
+inline constexpr u64 work_pages_max = 4096, work_words = 8;
 inline constexpr u64 multiplier = 0x9e37'79b9'7f4a'7c15;
 
 /// Pages of each vCPU's part of the work area; 0: this much memory is too little for a guest.
@@ -79,8 +82,8 @@ constexpr u64 work_pages(u64 memory_bytes) {
 }
 /// The word that a vCPU works on in the step after `steps` steps.
 constexpr u64 work_word(unsigned vcpu, u64 steps, u64 pages) {
-    const u64 bytes = pages * page_bytes;
-    return work_area + vcpu * bytes + (steps * page_bytes + 8 * (steps / pages)) % bytes;
+    return work_area + (vcpu * pages + steps % pages) * page_bytes +
+           steps / pages % work_words * (page_bytes / work_words);
 }
 }  // namespace guest_layout
 
