@@ -26,8 +26,8 @@
 //                        4. checkpoint, if steps is a multiple of 64: journal entry (steps / 64 - 1) % 8, then state
 //                           words 0 to 2
 //
-// So each step goes to the next page, and each page has 8 words, which are read again 8 * pages steps later: that is how
-// long the loss of a page stays unseen.
+// So each step goes to the next page, and each page has 8 words, which are read again 8 * pages steps later: that is
+// how long the loss of a page stays unseen.
 //
 // Time. run(…, n) retires n steps that end now: of step i of n, from 0, tsc is now - (n - 1 - i) * 1 µs.
 //
@@ -35,15 +35,14 @@
 // MMIO. All ones: the device is gone, and that is all. Else, where the ring is not circular and the count has grown by
 // g, it gives descriptors back: for the slots (seen + i) % entries, i from 0 to min(g, entries) - 1, the owner bit is
 // set and the done and error bits are cleared in the flags (32 bits at byte 20 of 32); then it writes the tail
-// register, (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started, and that
-// has lost no tick since: a descriptor that a lost tick skipped is not given back. At the end seen = count,
-// interrupts += 1, and both go to the state page. A bit of a device without ring (or with one
-// of more than 65536 entries, which no device has) or beyond the 8th is only cleared.
+// register, (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started
+// and has lost no tick since: a descriptor that a lost tick skipped is not given back. At the end seen = count,
+// interrupts += 1, and both go to the state page. A bit of a device without ring (or with one of more than 65536
+// entries, which no device has) or beyond the 8th is only cleared.
 //
 // Unhappy paths: 1. the guest touches a page that is not there, or that the reverse map denies it, or a word that is
-// not aligned (a ring that is not): EFAULT. The registers
-// are those after the last step that went through (a checkpoint that is cut short is not done again); a handler that is
-// cut short has taken its bit, and `seen` is as before.
+// not aligned (a ring that is not): EFAULT. The registers are those after the last step that went through (a checkpoint
+// that is cut short is not done again); a handler that is cut short has taken its bit, and `seen` is as before.
 //
 // Confidential guests (GuestBus::asid() not 0): each access goes through SnpFirmware, by the owner of its page.
 //
