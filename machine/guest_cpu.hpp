@@ -8,17 +8,17 @@
 //                                | state page | journal      | (rings)        | work area           | not touched …
 //                                 16 x 256 B    16 x 256 B                     16 equal parts
 //
-// vCPU n, 0 to 15, has the n-th part of each. All words are 64 bits, little endian. `steps`, `tsc` and `accumulator` are
-// the registers, K = 0x9e3779b97f4a7c15.
+// vCPU n, 0 to 15, has the n-th part of each. All words are 64 bits, little endian. `steps`, `tsc` and `accumulator`
+// are the registers, K = 0x9e3779b97f4a7c15.
 //
 //   work part    of `pages` = min(floor((memory_bytes / 4 - 64 KiB) / 16 / 4 KiB), 4096) pages, from
 //                work = 64 KiB + n * pages * 4 KiB
-//   state part   word 0 steps, 1 tsc, 2 accumulator, at the last checkpoint; from word 4 on for each device d two words,
-//                seen and interrupts, after the handler ran for it
+//   state part   word 0 steps, 1 tsc, 2 accumulator, at the last checkpoint; from word 4 on for each device d two
+//                words, seen and interrupts, after the handler ran for it
 //   journal part 8 entries of 4 words, used in turn: steps, tsc, accumulator, steps ^ tsc ^ accumulator
 //
 //   per step, of 1 µs:   1. the handler, for every bit of pending_irq, in order of devices
-//                        2. at   = work + (steps * 4096 + 8 * (steps / pages)) % (pages * 4096)
+//                        2. at   = work + steps % pages * 4 KiB + steps / pages % 8 * 512
 //                           word = memory[at]
 //                           accumulator = rotate_left(accumulator ^ word, 7) * K + steps
 //                           memory[at] = accumulator
@@ -26,21 +26,23 @@
 //                        4. checkpoint, if steps is a multiple of 64: journal entry (steps / 64 - 1) % 8, then state
 //                           words 0 to 2
 //
+// So each step goes to the next page, and each page has 8 words, which are read again 8 * pages steps later: that is
+// how long the loss of a page stays unseen.
+//
 // Time. run(…, n) retires n steps that end now: of step i of n, from 0, tsc is now - (n - 1 - i) * 1 µs.
 //
 // The handler for device d clears bit d. Where the device has a ring (entries > 0) it reads the count of completions by
 // MMIO. All ones: the device is gone, and that is all. Else, where the ring is not circular and the count has grown by
-// g, it gives descriptors back: for the slots (seen + i) % entries, i from 0 to min(g, entries) - 1, the owner bit is set
-// and the done and error bits are cleared in the flags (32 bits at byte 20 of 32); then it writes the tail register,
-// (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started, and that
-// has lost no tick since: a descriptor that a lost tick skipped is not given back. At the end seen = count,
-// interrupts += 1, and both go to the state page. A bit of a device without ring (or with one
-// of more than 65536 entries, which no device has) or beyond the 8th is only cleared.
+// g, it gives descriptors back: for the slots (seen + i) % entries, i from 0 to min(g, entries) - 1, the owner bit is
+// set and the done and error bits are cleared in the flags (32 bits at byte 20 of 32); then it writes the tail
+// register, (entries + count) % (2 * entries). That is right for a ring that was filled completely when it was started
+// and has lost no tick since: a descriptor that a lost tick skipped is not given back. At the end seen = count,
+// interrupts += 1, and both go to the state page. A bit of a device without ring (or with one of more than 65536
+// entries, which no device has) or beyond the 8th is only cleared.
 //
-// Unhappy paths: 1. the guest touches a page that is not there, or that the reverse map denies it, or a word that is not
-// aligned (a ring that is not): EFAULT. The registers
-// are those after the last step that went through (a checkpoint that is cut short is not done again); a handler that is
-// cut short has taken its bit, and `seen` is as before.
+// Unhappy paths: 1. the guest touches a page that is not there, or that the reverse map denies it, or a word that is
+// not aligned (a ring that is not): EFAULT. The registers are those after the last step that went through (a checkpoint
+// that is cut short is not done again); a handler that is cut short has taken its bit, and `seen` is as before.
 //
 // Confidential guests (GuestBus::asid() not 0): each access goes through SnpFirmware, by the owner of its page.
 //
@@ -67,7 +69,7 @@ inline constexpr unsigned guest_devices_max = 8, guest_vcpus_max = 16;
 namespace guest_layout {
 inline constexpr u64 state_page = 0, journal = 4 * KiB, rings = 8 * KiB, work_area = 64 * KiB;
 inline constexpr u64 vcpu_bytes = 256, journal_entries = 8, journal_entry_bytes = 32, checkpoint_steps = 64;
-inline constexpr u64 work_pages_max = 4096;
+inline constexpr u64 work_pages_max = 4096, work_words = 8;
 inline constexpr u64 multiplier = 0x9e37'79b9'7f4a'7c15;
 
 /// Pages of each vCPU's part of the work area; 0: this much memory is too little for a guest.
@@ -79,8 +81,8 @@ constexpr u64 work_pages(u64 memory_bytes) {
 }
 /// The word that a vCPU works on in the step after `steps` steps.
 constexpr u64 work_word(unsigned vcpu, u64 steps, u64 pages) {
-    const u64 bytes = pages * page_bytes;
-    return work_area + vcpu * bytes + (steps * page_bytes + 8 * (steps / pages)) % bytes;
+    return work_area + (vcpu * pages + steps % pages) * page_bytes +
+           steps / pages % work_words * (page_bytes / work_words);
 }
 }  // namespace guest_layout
 

@@ -44,13 +44,13 @@ public:
 
     // --- the machine's side ---
     /// A message of a device (nullptr: of the IOMMU itself) as it left the device. Fault point irq.deliver[function]:
-    /// `drop` (`fail` too), `delay` by the injector, `duplicate`. Remapping where the segment's IOMMU does it. Tells the
-    /// referee the CPU's vector, or 0 where remapping gave none.
+    /// `drop` (`fail` too), `delay` by the injector, `duplicate`. Remapping where the segment's IOMMU does it. Tells
+    /// the referee the CPU's vector, or 0 where remapping gave none.
     void message(PciFunction* from, u64 address, u32 data);
     void reset();
 
     struct Counters {
-        /// delivered: a bit of IRR was set. merged: it was set already. discarded: pending when the APIC was disabled.
+        /// delivered: a bit of IRR was set. merged: it was set already. discarded: pending at disable().
         u64 delivered = 0, merged = 0, lost_disabled = 0, lost_faults = 0, lost_vector = 0, dropped = 0,
             discarded = 0;
         bool operator==(const Counters&) const = default;

@@ -25,11 +25,11 @@
 // machine/. Pointers that it gave out before, and the direct map, are not watched.
 //
 // Invariants: S1 a frame has one owner. S2 no two live contexts have the same ASID.
-// Cost: a check O(log assigned intervals); nothing while SNP is off. A page that was never written is encrypted when the
-// guest first writes to it.
+// Cost: a check O(log assigned intervals); nothing while SNP is off. A page that was never written is encrypted when
+// the guest first writes to it.
 // Simplified: pages of 4 KiB only, no VMPLs, no attestation; the table itself takes no RAM; launch does not measure;
-// the cipher is a stream that only looks like noise; a kernel's read of a private page, which real hardware answers with
-// the encrypted bytes, is a fault like its write; frames need no page state of their own for the IOMMU.
+// the cipher is a stream that only looks like noise; a kernel's read of a private page, which real hardware answers
+// with the encrypted bytes, is a fault like its write; frames need no page state of their own for the IOMMU.
 #pragma once
 
 #include <array>
