@@ -116,6 +116,11 @@ private:
         bool claimed = false;  // a port's window has the address, whether or not anybody below it answers
         Target target;
     };
+    /// The bridges above a function, as a request of it finds them.
+    struct Path {
+        bool open = true;
+        bool may_turn = false;  // at a downstream port that does not redirect
+    };
     struct Request {
         PciFunction& from;
         bool write;
@@ -132,7 +137,7 @@ private:
     Target target_at(u64 address) const;
     Target target_among(PciFunction* first, u64 address) const;
     Turn turn_at_switch(const PciFunction& from, u64 address) const;
-    bool gates_open(const PciFunction& from) const;
+    Path path_of(const PciFunction& from) const;
     BusStatus request(const Request& request, u64 address, std::span<std::byte> data);
     BusStatus arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data);
     BusStatus hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data);
