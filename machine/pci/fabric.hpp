@@ -26,6 +26,12 @@
 //
 // Interrupts raised while MSI-X is off are counted and gone.
 //
+// Firmware: what power_on() leaves is described in firmware.cpp.
+//
+// Unhappy paths. 1. A gate is closed: the request is dropped and counted at the function. 2. Nobody answers: reads give
+// all ones, requests are `unsupported`. 3. A bus is held in reset: nobody below answers, nothing goes out. 4. A planned
+// fault loses a config write: it latches nothing, and is in no log.
+//
 // Config writes are kept in a log with time, generation, function, offset, old and new value.
 // Simplified: no I/O space, no posted-write ordering, one root complex for all segments.
 #pragma once
