@@ -89,6 +89,18 @@ public:
         return written(pfn) ? at(pfn.phys()) : zero_page;
     }
 
+    /// What a device's access touches that does not cross a frame; nullptr where it is not RAM. A frame that a
+    /// device writes counts as written from now on.
+    const std::byte* device_reads(PhysAddr phys, u64 bytes) const {
+        if (!contains(phys, bytes)) return nullptr;
+        return written(phys.pfn()) ? at(phys) : zero_page + phys.offset_in_page();
+    }
+    std::byte* device_writes(PhysAddr phys, u64 bytes) {
+        if (!contains(phys, bytes)) return nullptr;
+        mark(phys.pfn());
+        return at(phys);
+    }
+
     /// Marks as written whatever the host's file holds: stores through a pointer that nobody saw.
     void note_host_stores();
 

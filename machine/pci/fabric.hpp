@@ -26,6 +26,12 @@
 //
 // Interrupts raised while MSI-X is off are counted and gone.
 //
+// Firmware: what power_on() leaves is described in firmware.cpp.
+//
+// Unhappy paths. 1. A gate is closed: the request is dropped and counted at the function. 2. Nobody answers: reads give
+// all ones, requests are `unsupported`. 3. A bus is held in reset: nobody below answers, nothing goes out. 4. A planned
+// fault loses a config write: it latches nothing, and is in no log.
+//
 // Config writes are kept in a log with time, generation, function, offset, old and new value.
 // Simplified: no I/O space, no posted-write ordering, one root complex for all segments.
 #pragma once
@@ -116,6 +122,11 @@ private:
         bool claimed = false;  // a port's window has the address, whether or not anybody below it answers
         Target target;
     };
+    /// The bridges above a function, as a request of it finds them.
+    struct Path {
+        bool open = true;
+        bool may_turn = false;  // at a downstream port that does not redirect
+    };
     struct Request {
         PciFunction& from;
         bool write;
@@ -132,7 +143,7 @@ private:
     Target target_at(u64 address) const;
     Target target_among(PciFunction* first, u64 address) const;
     Turn turn_at_switch(const PciFunction& from, u64 address) const;
-    bool gates_open(const PciFunction& from) const;
+    Path path_of(const PciFunction& from) const;
     BusStatus request(const Request& request, u64 address, std::span<std::byte> data);
     BusStatus arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data);
     BusStatus hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data);

@@ -170,6 +170,8 @@ private:
     }
     bool passes_config() const { return power_state() == pci::d0 && !bus_held(); }
     bool passes_memory(u64 address) const { return memory_decode() && passes_config() && window_contains(address); }
+    /// A downstream port: ACS sends requests for peers up instead of letting them turn here.
+    bool redirects_requests() const { return (config.word(pci::acs_cap_at + pci::ACS_CTRL) & pci::ACS_RR) != 0; }
     /// Of a function itself, and of a bridge above it.
     bool lets_requests_out() const { return bus_master() && power_state() == pci::d0 && !bus_held(); }
 
