@@ -250,6 +250,7 @@ struct DeviceReferee::Books {
     std::pmr::string text_of(std::string_view words) { return std::pmr::string(words, memory); }
     void mark_written(PhysRange phys);
     void forget_written();
+    void check_leaves(DeviceBook& book);
     void check_superset(DeviceBook& book, const ShadowDomain& next);
     void attach(DeviceBook& book, u64 id);
     void rebuild_mapped();

@@ -90,6 +90,11 @@ void DeviceReferee::engine_tick(const PciFunction& device, u64 sequence, u32 slo
         engine.next = sequence;
         engine.due_ns = now;
     }
+    if (engine.dry) {  // not any more
+        engine.counters.dry_ns += now - engine.dry_since_ns;
+        engine.dry = false;
+        engine.rebase = true;
+    }
     if (sequence < engine.next) {
         ++engine.counters.repeated;
         books.stuck(book, "tick {} of {} was over already; it came again at {} ns, when tick {} was due", sequence,
