@@ -195,6 +195,11 @@ TEST_CASE("who stops an engine must own it: the control register is the owner's 
         world.devices.engine_stopped(world.nic);
         REQUIRE(world.ids() == "dma.continuous");
     }
+    SECTION("started anew in the next kernel, before the claim") {
+        world.jump();
+        world.devices.engine_started(world.nic, {buffer_iova, 1000, 0, 4, true});
+        REQUIRE_THAT(world.only().message, Contains("started it anew"));
+    }
     SECTION("after the claim") {
         world.jump();
         world.claim();

@@ -118,7 +118,8 @@ struct World {
         reach_user_space();
     }
 
-    /// A file of `pages` frames from `pfn` (which are its own already, or not), preserved under `token` and, with `prepare()`, promised.
+    /// A file of `pages` frames from `pfn` (which are its own already, or not), preserved under `token` and, with
+    /// `prepare()`, promised.
     void preserve_file(u64 token, u64 pfn, u64 pages, bool allocated = false) {
         const u64 id = 100 + token;
         files[id] = {FileView{id, pages * page_bytes, 0, {}}, {FileExtent{0, Pfn{pfn}, pages}}};
