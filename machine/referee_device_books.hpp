@@ -1,9 +1,8 @@
 // The books of the referee's eyes on devices. Internal to machine/referee_*.cpp; everything lives in the arena.
 //
-//   referee_devices   promises, jumps, claims: the life of a preserved device    referee_pci      registers, resets,
-//   referee_dma       the shadow map                                                              interrupts
-//   referee_engine    the oracle of DMA engines                                  referee_guests   guests and SNP
-//   referee_tables    page tables of the IOMMUs
+//   referee_devices   the life of a preserved device      referee_tables   page tables of the IOMMUs
+//   referee_dma       the shadow map                      referee_pci      registers, resets, interrupts
+//   referee_engine    the oracle of DMA engines           referee_guests   guests and SNP
 //
 // A device's life as the referee sees it:
 //
@@ -250,6 +249,7 @@ struct DeviceReferee::Books {
     std::pmr::string text_of(std::string_view words) { return std::pmr::string(words, memory); }
     void mark_written(PhysRange phys);
     void forget_written();
+    void check_leaves(DeviceBook& book);
     void check_superset(DeviceBook& book, const ShadowDomain& next);
     void attach(DeviceBook& book, u64 id);
     void rebuild_mapped();

@@ -174,6 +174,7 @@ void DeviceReferee::before_jump() {
         books_->compare_tree(*book, "when its promise was made", "at the jump", true);
         books_->read_tree(*book, book->tree);
         books_->check_kept(*book);
+        books_->check_leaves(*book);
     }
 }
 

@@ -114,7 +114,7 @@ public:
     void guest_memory(std::string_view guest, u64 file_id);
     void guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device);
 
-    // --- from the referee itself --------------------------------------------------------------------------------------
+    // --- from the referee itself ---------------------------------------------------------------------------------
     void kernel_boots();
     /// A file of this kernel is promised; that promise ended (unpreserve, cancel, a failed freeze).
     void promised(u64 token, std::string_view compatible, u64 file_id);
@@ -136,7 +136,7 @@ public:
     /// hash, but by the trailers of the oracle.
     bool written_by_device(Pfn pfn) const;
 
-    // --- results -------------------------------------------------------------------------------------------------------
+    // --- results -------------------------------------------------------------------------------------------------
     struct EngineCounters {
         u64 completions = 0, lost = 0, repeated = 0, dry_ns = 0;
         u64 completions_in_blackouts = 0;

@@ -9,6 +9,8 @@
 //   3. attached in the new kernel      the new domain's, which must hold all that the old one did (or dma.contained)
 //   4. anything else                   nothing: detached, a file that was not promised, a promise that was lost
 //
+// What is carried over a jump must be preserved there, every frame of it.
+//
 // A page whose frame was given back or handed out again since it was mapped is `estranged`: whatever the domain says,
 // the frame is somebody else's.
 //
@@ -275,6 +277,25 @@ void DeviceReferee::Books::attach(DeviceBook& book, u64 id) {
     book.holds = &next;
     book.windows = {};
     check_domain_id(book);
+}
+
+/// Before the jump: what the device goes on writing to must be kept for it (check I3).
+void DeviceReferee::Books::check_leaves(DeviceBook& book) {
+    if (!book.holds || !book.holds->token) return;
+    IntervalMap<Member> reserved(memory);
+    for (const auto& [name, reserve] : referee.staged.reserves)
+        reserved.assign({reserve.range.begin.pfn(), PhysAddr{reserve.range.end.raw + page_bytes - 1}.pfn()}, {});
+    FrameList bare;
+    book.holds->map.visit_all([&](PfnRange pages, const Meaning& meaning) {
+        if (meaning.is_peer) return;
+        const PfnRange frames{pages.begin + meaning.offset, pages.end + meaning.offset};
+        referee.staged.frames.visit_gaps(
+            frames, [&](PfnRange part) { reserved.visit_gaps(part, [&](PfnRange gap) { bare.add(gap); }); });
+    });
+    if (!bare.empty())
+        report(InvariantId::dma_contained, book, bare,
+               "frame {:#x} is mapped for {}, which goes on over the jump; nobody preserved that frame",
+               bare.first[0], book.name());
 }
 
 /// The domain that replaces another one must map all that the other did, to the same (check I7).

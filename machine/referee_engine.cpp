@@ -36,7 +36,11 @@ void DeviceReferee::engine_started(const PciFunction& device, const EngineStart&
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     const u64 now = books_->machine.clock.now_ns();
-    EngineBook& engine = books_->device(device).engine;
+    DeviceBook& book = books_->device(device);
+    EngineBook& engine = book.engine;
+    if (books_->held_still(book))
+        books_->stuck(book, "{} was promised to go on as it was; its control register started it anew at {} ns",
+                      book.name(), now);
     if (engine.dry) engine.counters.dry_ns += now - engine.dry_since_ns;
     engine.running = true;
     engine.dry = engine.rebase = false;
@@ -89,6 +93,11 @@ void DeviceReferee::engine_tick(const PciFunction& device, u64 sequence, u32 slo
         engine.running = true;
         engine.next = sequence;
         engine.due_ns = now;
+    }
+    if (engine.dry) {  // not any more
+        engine.counters.dry_ns += now - engine.dry_since_ns;
+        engine.dry = false;
+        engine.rebase = true;
     }
     if (sequence < engine.next) {
         ++engine.counters.repeated;

@@ -41,11 +41,13 @@ struct DeviceWorld : World {
     }
     /// The NIC is opened as file 10, its domain 1 belongs to iommufd file 11 and maps the buffer to memory.
     void open() {
+        if (!machine.referee.frames_of("shmem"))
+            referee.frames_handed_out(frames(memory_pfn, memory_pages), "shmem", FrameClass::file);
         devices.device_opened(10, nic);
         attach(1, 11);
     }
     void promise(bool with_iommufd = true, bool with_memory = true) {
-        if (with_memory) preserve_file(memory_token, memory_pfn, memory_pages);
+        if (with_memory) preserve_file(memory_token, memory_pfn, memory_pages, true);
         referee.file_preserved(vfio_token, "vfio-pci", 10);
         if (with_iommufd) referee.file_preserved(iommufd_token, "iommufd", 11);
         prepare();

@@ -133,6 +133,52 @@ TEST_CASE("a device keeps its map over the jump only if its file and its iommufd
     REQUIRE(world.of("dma.contained").empty() == keeps);
 }
 
+TEST_CASE("what a preserved device may write must be preserved at the jump") {
+    DeviceWorld world;
+    world.open();
+    world.referee.reserve_mem_allocated("trace", frames(0x2800, 2).phys());
+    const std::array<PfnRange, 2> more{frames(0x2800, 2), frames(0x2900, 2)};
+    bool kept = true;
+    SECTION("memory of a promised file") {}
+    SECTION("reserve_mem") { world.devices.domain_mapped(1, 0x80000, std::span(more).first(1)); }
+    SECTION("another device's BAR") { world.devices.domain_mapped_peer(1, 0x80000, 64 * KiB, world.gpu); }
+    SECTION("memory that nobody preserves") {
+        world.devices.domain_mapped(1, 0x80000, more);
+        kept = false;
+    }
+    world.promise();
+    world.leave_frozen();
+    REQUIRE(world.of("dma.contained").empty() == kept);
+    if (!kept) {
+        REQUIRE(world.only().frames == std::vector<u64>{0x2900, 0x2901});
+        REQUIRE_THAT(world.only().message, Contains("nobody preserved that frame"));
+    }
+}
+
+TEST_CASE("a device goes through two live updates in a row") {
+    DeviceWorld world;
+    world.open();
+    world.promise();
+    world.whole_update();
+    world.write_well();
+    world.preserve_file(memory_token, memory_pfn, memory_pages, true);
+    world.referee.file_preserved(vfio_token, "vfio-pci", 20);
+    world.referee.file_preserved(iommufd_token, "iommufd", 21);
+    world.prepare();
+    world.leave_frozen();
+    world.write_well();
+    world.arrive({frames(memory_pfn, memory_pages + 1)});
+    world.write_well();
+    world.claim();
+    world.attach(2, 21);
+    world.finish();
+    world.write_well();
+    world.end();
+    REQUIRE(world.ids() == "");
+    world.write_to_stranger();
+    REQUIRE(world.ids() == "dma.contained");
+}
+
 TEST_CASE("a promise that is lost ends what the device may write") {
     DeviceWorld world;
     world.open();

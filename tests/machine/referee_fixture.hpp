@@ -118,11 +118,12 @@ struct World {
         reach_user_space();
     }
 
-    /// A file of `pages` frames from `pfn`, preserved under `token` and, with `prepare()`, promised.
-    void preserve_file(u64 token, u64 pfn, u64 pages) {
+    /// A file of `pages` frames from `pfn` (which are its own already, or not), preserved under `token` and, with
+    /// `prepare()`, promised.
+    void preserve_file(u64 token, u64 pfn, u64 pages, bool allocated = false) {
         const u64 id = 100 + token;
         files[id] = {FileView{id, pages * page_bytes, 0, {}}, {FileExtent{0, Pfn{pfn}, pages}}};
-        referee.frames_handed_out(frames(pfn, pages), "shmem", FrameClass::file);
+        if (!allocated) referee.frames_handed_out(frames(pfn, pages), "shmem", FrameClass::file);
         referee.file_preserved(token, "memfd-v1", id);
         files_to_prepare.push_back({token, pfn, pages});
     }
