@@ -100,7 +100,11 @@ private:
     static u64 leaf_key(u16 domain_id, unsigned level, u64 iova) {
         return u64{domain_id} << 40 | u64{level} << 36 | (iova & vtd::iova_mask) >> vtd::level_shift(level);
     }
-    const Entry* find_leaf(u16 domain_id, u64 iova) const;
+    const Entry* find_leaf(u16 domain_id, u64 iova) const {
+        const Entry* leaf = iotlb_.find(leaf_key(domain_id, 1, iova));
+        return leaf ? leaf : find_large_leaf(domain_id, iova);
+    }
+    const Entry* find_large_leaf(u16 domain_id, u64 iova) const;
     Translation translate_uncached(Bdf source, u64 iova, bool write);
     Translation walk(Bdf source, u64 iova, bool write, vtd::ContextEntry& context);
     vtd::FaultReason load_context(Bdf source, vtd::ContextEntry& context);

@@ -60,8 +60,7 @@ bool damage(u64& entry, const FaultAction& action) {
 
 }  // namespace
 
-const Iommu::Entry* Iommu::find_leaf(u16 domain_id, u64 iova) const {
-    if (const Entry* leaf = iotlb_.find(leaf_key(domain_id, 1, iova))) return leaf;
+const Iommu::Entry* Iommu::find_large_leaf(u16 domain_id, u64 iova) const {
     for (unsigned level = 2; level <= 3; ++level)
         if (has_level_[level])
             if (const Entry* leaf = iotlb_.find(leaf_key(domain_id, level, iova))) return leaf;
