@@ -215,6 +215,10 @@ void Kernel::shut_down_devices() {
     bool keeps_confidential = false;
     for (const auto& one : kvm.vms())
         if (const auto vm = one.lock()) keeps_confidential |= vm->preserved && vm->asid() != 0;
+    if (keeps_confidential) {
+        const auto fault = machine.faults.visit(FaultPoint::snp_keep);
+        keeps_confidential = !fault || fault->kind != FaultKind::skip;
+    }
     kvm.shutdown(keeps_confidential);
 }
 

@@ -93,8 +93,12 @@ Result<> KexecLoader::load(const KexecRequest& request) {
 
     u64 bytes_total = 0;
     for (KexecSegment& segment : wanted) {
-        TRY(kernel_.machine.faults.check(FaultPoint::kexec_segment, segment.name));
-        segment.destination = TRY(find_hole(segment.bytes, segment.align, image.segments, request.crash));
+        const auto fault = kernel_.machine.faults.visit(FaultPoint::kexec_segment, segment.name);
+        if (fault && fault->kind == FaultKind::fail) return fail(fault->error);
+        if (fault && fault->kind == FaultKind::misdirect)  // placed over what somebody else owns
+            segment.destination = phys_range(PhysAddr{align_down(fault->address, segment.align)}, segment.bytes);
+        else
+            segment.destination = TRY(find_hole(segment.bytes, segment.align, image.segments, request.crash));
         bytes_total += segment.destination.bytes();
         image.segments.push_back(segment);
     }

@@ -126,6 +126,7 @@ Result<> VirtualMachine::do_duties(VmmDuties duties) {
     duties_done_ = duties;
     TRY(write_state());
     for (const auto& device : devices_) {
+        if (!device->present()) continue;
         if (duties == VmmDuties::disable)
             device->disable_interrupts();
         else
@@ -137,6 +138,7 @@ Result<> VirtualMachine::do_duties(VmmDuties duties) {
 Result<> VirtualMachine::undo_duties() {
     if (!duties_done_) return {};
     for (unsigned number = 0; number < devices_.size(); ++number) {
+        if (!devices_[number]->present()) continue;
         if (*duties_done_ == VmmDuties::disable)
             TRY(vm_->rewire(number));
         else

@@ -63,7 +63,7 @@ void IommuDriver::start(Unit& unit) {
         adopt_root(unit, *heritage);
         setup_queue(unit);
         setup_interrupts(unit);
-        invalidate_context(unit, nullptr, 0);
+        invalidate_context(unit, std::nullopt, 0);
         invalidate_iotlb(unit, std::nullopt);
         return;
     }
@@ -76,7 +76,7 @@ void IommuDriver::start(Unit& unit) {
     if (unit.was_on && kernel_.config.crash_kernel) copy_tables(unit);
     setup_queue(unit);
     set_root(unit);
-    invalidate_context(unit, nullptr, 0);
+    invalidate_context(unit, std::nullopt, 0);
     invalidate_iotlb(unit, std::nullopt);
     setup_interrupts(unit);
     command(unit, vtd::TE, true);
@@ -160,10 +160,10 @@ void IommuDriver::submit(Unit& unit, const Command& asked) {
     }
 }
 
-void IommuDriver::invalidate_context(Unit& unit, const PciDevice* device, u16 domain_id) {
+void IommuDriver::invalidate_context(Unit& unit, std::optional<Bdf> source, u16 domain_id) {
     if (skipped(kernel_.machine, FaultPoint::iommu_invalidate, "context")) return;
-    if (!device) return submit(unit, {vtd::QI_CONTEXT | vtd::QI_ALL, 0});
-    submit(unit, {vtd::QI_CONTEXT | vtd::QI_SELECTED | u64{domain_id} << 16 | u64{device->address.bdf.raw} << 32, 0});
+    if (!source) return submit(unit, {vtd::QI_CONTEXT | vtd::QI_ALL, 0});
+    submit(unit, {vtd::QI_CONTEXT | vtd::QI_SELECTED | u64{domain_id} << 16 | u64{source->raw} << 32, 0});
 }
 
 void IommuDriver::invalidate_iotlb(Unit& unit, std::optional<u16> domain_id) {
@@ -239,7 +239,7 @@ Result<> IommuDriver::write_context(const std::shared_ptr<IommuDomain>& domain, 
     const auto old = kernel_.machine.ram.read<vtd::ContextEntry>(slot);
     kernel_.machine.ram.write(
         slot, vtd::ContextEntry::translated(domain->top().phys(), vtd::width_4_levels, domain->domain_id));
-    invalidate_context(*unit, &device, old.domain_id());
+    invalidate_context(*unit, device.address.bdf, old.domain_id());
     if (old.present()) invalidate_iotlb(*unit, old.domain_id());
     return {};
 }
@@ -275,14 +275,19 @@ void IommuDriver::detach(PciDevice& device) {
     const auto domain = at->second;
     attached_.erase(at);
     --domain->attached;
-    Unit* unit = unit_for(device);
-    if (!unit) return;
-    const auto table = unit->contexts.find(device.address.bdf.bus());
-    if (table == unit->contexts.end()) return;
-    kernel_.machine.ram.write(table->second.phys() + device.address.bdf.devfn() * sizeof(vtd::ContextEntry),
-                              vtd::ContextEntry{});
-    invalidate_context(*unit, &device, domain->domain_id);
-    invalidate_iotlb(*unit, domain->domain_id);
+    block(device.address, domain->domain_id);
+}
+
+void IommuDriver::block(PciAddress source, u16 domain_id) {
+    for (Unit& unit : units_) {
+        if (unit.segment != source.segment) continue;
+        const auto table = unit.contexts.find(source.bdf.bus());
+        if (table == unit.contexts.end()) continue;
+        kernel_.machine.ram.write(table->second.phys() + source.bdf.devfn() * sizeof(vtd::ContextEntry),
+                                  vtd::ContextEntry{});
+        invalidate_context(unit, source.bdf, domain_id);
+        invalidate_iotlb(unit, domain_id);
+    }
 }
 
 std::shared_ptr<IommuDomain> IommuDriver::domain_of(const PciDevice& device) const {

@@ -66,6 +66,8 @@ public:
     Result<> attach(const std::shared_ptr<IommuDomain>& domain, PciDevice& device);
     Result<> replace(const std::shared_ptr<IommuDomain>& domain, PciDevice& device);
     void detach(PciDevice& device);
+    /// Clears the context entry of whatever sends with that id, and flushes what the unit knows of it.
+    void block(PciAddress source, u16 domain_id);
     std::shared_ptr<IommuDomain> domain_of(const PciDevice& device) const;
     /// After unmap, and before pages of it may be reused. Fault point iommu.invalidate[iotlb].
     void flush(const IommuDomain& domain, const PciDevice* device = nullptr);
@@ -114,7 +116,7 @@ private:
         u64 low, high;
     };
     void submit(Unit& unit, const Command& command);
-    void invalidate_context(Unit& unit, const PciDevice* device, u16 domain_id);
+    void invalidate_context(Unit& unit, std::optional<Bdf> source, u16 domain_id);
     void invalidate_iotlb(Unit& unit, std::optional<u16> domain_id);
     Unit* unit_for(const PciDevice& device);
     const Unit* unit_for(const PciDevice& device) const;

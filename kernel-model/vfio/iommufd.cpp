@@ -38,8 +38,17 @@ Result<std::shared_ptr<IommuDomain>> IommufdFile::page_table() {
     return own_;
 }
 
+/// Preserved: it may not change. A planned fault makes it forget that.
+bool IommufdFile::refuses_change() const {
+    if (!immutable) return false;
+    const auto fault = kernel_.machine.faults.visit(FaultPoint::iommufd_immutable, name_);
+    if (!fault || fault->kind != FaultKind::skip) return true;
+    if (own_) own_->immutable = false;
+    return false;
+}
+
 Result<> IommufdFile::usable(u64 iova, u64 bytes) const {
-    if (immutable) return fail(Errno::eperm);
+    if (refuses_change()) return fail(Errno::eperm);
     if (bytes == 0 || (iova | bytes) % page_bytes || iova >= IommuDomain::iova_end ||
         bytes > IommuDomain::iova_end - iova)
         return fail(Errno::einval);
@@ -127,7 +136,7 @@ void IommufdFile::unpin(const Mapping& mapping) {
 }
 
 Result<> IommufdFile::unmap(u64 iova, u64 bytes) {
-    if (immutable) return fail(Errno::eperm);
+    if (refuses_change()) return fail(Errno::eperm);
     const auto at = mappings_.find(iova);
     if (at == mappings_.end() || at->second.bytes != bytes) return fail(Errno::enoent);
     TRY(own_->unmap(iova, bytes));

@@ -75,6 +75,7 @@ public:
     void adopt_device(const std::shared_ptr<VfioFile>& device);
 
 private:
+    bool refuses_change() const;
     Result<> usable(u64 iova, u64 bytes) const;
     Result<> map_frames(u64 iova, std::span<const PfnRange> frames, u64 prot);
     void unpin(const Mapping& mapping);

@@ -310,16 +310,27 @@ std::shared_ptr<IommuDomain> IommuParticipant::incoming_domain(PhysAddr record) 
     return at == incoming_domains_.end() ? nullptr : at->second;
 }
 
-void IommuParticipant::finish_domain(PhysAddr record, bool force) {
+void IommuParticipant::finish_domain(PhysAddr record, Attached attached) {
     const auto at = incoming_domains_.find(record);
     if (std::erase(incoming_domain_records_, record)) --open_objects_;
     if (at != incoming_domains_.end()) {
         const auto domain = at->second;
         incoming_domains_.erase(at);
-        if (force) domain->attached = 0;
+        if (attached == Attached::block) block_devices(record, *domain);
+        if (attached == Attached::ignore) domain->attached = 0;
         static_cast<void>(kernel_.iommu.destroy_domain(*domain));
     }
     release_incoming_if_done();
+}
+
+/// Nobody has claimed the devices that walk this domain: their context entries go before the tables do.
+void IommuParticipant::block_devices(PhysAddr record, IommuDomain& domain) {
+    for (const PhysAddr device : incoming_device_records_) {
+        const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(device);
+        if (PhysAddr{ser.domain} == record)
+            kernel_.iommu.block({ser.pci_domain, Bdf(ser.devid)}, domain.domain_id);
+    }
+    domain.attached = 0;
 }
 
 void IommuParticipant::finish_device(PhysAddr record) {

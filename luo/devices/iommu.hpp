@@ -46,8 +46,10 @@ public:
     void probe();
     /// The domain of a record; nullptr: there is none, or it could not be rebuilt.
     std::shared_ptr<IommuDomain> incoming_domain(PhysAddr record) const;
-    /// Takes the domain out of the books and destroys it: no device is attached any more, or (`force`) whatever is.
-    void finish_domain(PhysAddr record, bool force = false);
+    /// Takes the domain out of the books and destroys it: no device is attached any more.
+    enum class Attached : u8 { none, block, ignore };
+    /// `block`: devices that still are lose their context entry first. `ignore`: they go on walking (a planned fault).
+    void finish_domain(PhysAddr record, Attached attached = Attached::none);
     void finish_device(PhysAddr record);
 
 private:
@@ -67,6 +69,7 @@ private:
     void adopt_unit(PhysAddr record);
     std::shared_ptr<IommuDomain> rebuild(PhysAddr record);
     bool collect_tables(PhysAddr table, unsigned level, std::vector<Pfn>& tables);
+    void block_devices(PhysAddr record, IommuDomain& domain);
     void release_incoming_if_done();
 
     Kernel& kernel_;

@@ -13,7 +13,7 @@ Result<PhysAddr> RecordPages::allocate(std::string_view site) {
 
 void RecordPages::release(PhysAddr page) {
     const Folio folio{page.pfn(), Order{0}};
-    if (kho_.finalized() && orchestrator_.strict()) {
+    if (kho_.finalized()) {
         orchestrator_.after_abort([this, folio] {
             static_cast<void>(kho_.unpreserve_folio(folio, who_));
             kernel_.pages.free_folio(folio);
@@ -26,7 +26,7 @@ void RecordPages::release(PhysAddr page) {
 
 void RecordPages::unpreserve(Pfn page) {
     const Folio folio{page, Order{0}};
-    if (kho_.finalized() && orchestrator_.strict()) {
+    if (kho_.finalized()) {
         orchestrator_.after_abort([this, folio] { static_cast<void>(kho_.unpreserve_folio(folio, who_)); });
         return;
     }

@@ -22,7 +22,7 @@ public:
 
     /// ENOMEM; KHO's errno. Zeroed and preserved.
     Result<PhysAddr> allocate(std::string_view site);
-    /// Takes it back: unpreserved and freed. With strict defects and KHO finalized: once KHO is aborted.
+    /// Takes it back: unpreserved and freed. While KHO is finalized it takes nothing back: then, once KHO is aborted.
     void release(PhysAddr page);
     /// Preserves, or gives up, a folio that somebody else owns.
     Result<> preserve(Pfn page) { return kho_.preserve_folio({page, Order{0}}, who_); }

@@ -119,7 +119,7 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     }
     if (device->driver != kernel_.pci.driver("vfio-pci")) {
         REACHED("luo.vfio.other_driver");
-        return fail(Errno::ebusy);
+        return fail(Errno::enodev);
     }
     for (unsigned bar = 0; bar < device->bars.size(); ++bar) device->bars[bar].bytes = ser.bar_bytes[bar];
     std::shared_ptr<IommufdFile> owner;

@@ -11,7 +11,7 @@
 //
 // Unhappy paths: 1. ENOENT: the iommufd is not prepared (at freeze, with late binding: it never was). 2. EBUSY: interrupts
 // are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM. 5. Retrieve: ENODEV: there is no
-// such function (the segment was cut to 16 bits; the bus has moved); EBUSY: another driver has it.
+// such function (the segment was cut to 16 bits; the bus has moved), or another driver has it.
 #pragma once
 
 #include "luo/devices/iommufd_handler.hpp"
