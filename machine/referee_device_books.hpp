@@ -218,7 +218,12 @@ struct DeviceReferee::Books {
     Books(Machine& machine_, RefereeBooks& referee_, std::pmr::memory_resource* memory_);
 
     // referee_devices.cpp
-    DeviceBook& device(const PciFunction& function);
+    DeviceBook& device(const PciFunction& function) {
+        if (function.index < devices.size() && devices[function.index]) [[likely]]
+            return *devices[function.index];
+        return add_device(function);
+    }
+    DeviceBook& add_device(const PciFunction& function);
     bool held_still(const DeviceBook& book) const {
         return (book.outgoing && frozen) || (book.incoming && !book.claimed);
     }

@@ -42,8 +42,7 @@ DeviceReferee::~DeviceReferee() {
     memory->deallocate(books_, sizeof(Books), alignof(Books));
 }
 
-DeviceBook& DeviceReferee::Books::device(const PciFunction& function) {
-    if (function.index < devices.size() && devices[function.index]) return *devices[function.index];
+DeviceBook& DeviceReferee::Books::add_device(const PciFunction& function) {
     if (function.index >= devices.size()) devices.resize(function.index + std::size_t{1});
     DeviceBook* book = new (memory->allocate(sizeof(DeviceBook), alignof(DeviceBook))) DeviceBook(function, memory);
     return *(devices[function.index] = book);

@@ -26,7 +26,7 @@ using namespace kexec_sim::nic;
 
 constexpr u64 second_ns = 1'000'000'000, interval_ns = 1'000;
 constexpr u32 entries = 512;
-constexpr u64 ring_at = 16 * MiB, source_at = 32 * MiB, destination_at = 48 * MiB;
+constexpr u64 ring_at = 30 * MiB, source_at = 32 * MiB, destination_at = 34 * MiB;
 
 PciDeviceConfig device(const char* name, const char* model, const char* behind) {
     PciDeviceConfig config;
@@ -79,14 +79,14 @@ struct Bench {
                 put(table + (iova + at >> page_shift) % 512 * 8, (phys + at) | rights);
             }
         };
-        map(iova_offset + ring_at, ring_at, 48 * MiB);
+        map(iova_offset + ring_at, ring_at, 6 * MiB);
         map(peer_iova, gpu.bar_address(gpu::memory_bar).value(), gpu::memory_bytes);
         Iommu& unit = *machine->iommu_of(0);
         unit.write_register(vtd::RTADDR, 8, root);
         unit.write_register(vtd::GCMD, 4, vtd::SRTP);
         unit.write_register(vtd::GCMD, 4, vtd::TE);
         DeviceReferee& referee = machine->device_referee;
-        const PfnRange frames = pfn_range(PhysAddr{ring_at}.pfn(), 48 * MiB / page_bytes);
+        const PfnRange frames = pfn_range(PhysAddr{ring_at}.pfn(), 6 * MiB / page_bytes);
         referee.domain_mapped(1, iova_offset + ring_at, std::span(&frames, 1));
         referee.domain_mapped_peer(1, peer_iova, gpu::memory_bytes, gpu);
         referee.domain_attached(1, nic);
@@ -110,7 +110,7 @@ struct Bench {
     u64 page() { return next += page_bytes; }
     u64 completed(unsigned engine) { return machine->mmio_read(registers + engine * engine_stride + COMPLETED, 8); }
 
-    static constexpr u64 iova_offset = 256 * MiB, peer_iova = 512 * MiB, peer_ring_at = ring_at + 64 * KiB;
+    static constexpr u64 iova_offset = 256 * MiB, peer_iova = 512 * MiB, peer_ring_at = ring_at + 16 * KiB;
     MachineHandle machine;
     PhysAddr registers;
     u64 offset = 0, next = MiB;
