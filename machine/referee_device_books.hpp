@@ -67,7 +67,8 @@ struct EngineSlot {
 };
 
 struct EngineBook {
-    explicit EngineBook(std::pmr::memory_resource* memory) : slots(memory) {}
+    EngineBook(std::string_view device, unsigned number, std::pmr::memory_resource* memory);
+    std::pmr::string name;  // in findings: "nic0", "engine 1 of nic0"
     bool running = false, dry = false;
     bool rebase = false;  // the ring was dry: the next tick says when the interval begins anew
     u64 interval_ns = 1;
@@ -118,7 +119,7 @@ struct IommuBook {
 struct DeviceBook {
     DeviceBook(const PciFunction& f, std::pmr::memory_resource* memory)
         : function(f),
-          engine(memory),
+          engines{{{f.name(), 0, memory}, {f.name(), 1, memory}}},
           tree(memory),
           bridges(memory),
           guest(memory) {}
@@ -138,7 +139,7 @@ struct DeviceBook {
     u32 strayed = 0;  // findings of dma.contained in this generation
     bool read_reported = false;
 
-    EngineBook engine;
+    std::array<EngineBook, DeviceReferee::engines_max> engines;
     bool stuck_reported = false;  // dma.continuous, in this generation
 
     TableTree tree;  // at promise, then at the jump
@@ -217,7 +218,12 @@ struct DeviceReferee::Books {
     Books(Machine& machine_, RefereeBooks& referee_, std::pmr::memory_resource* memory_);
 
     // referee_devices.cpp
-    DeviceBook& device(const PciFunction& function);
+    DeviceBook& device(const PciFunction& function) {
+        if (function.index < devices.size() && devices[function.index]) [[likely]]
+            return *devices[function.index];
+        return add_device(function);
+    }
+    DeviceBook& add_device(const PciFunction& function);
     bool held_still(const DeviceBook& book) const {
         return (book.outgoing && frozen) || (book.incoming && !book.claimed);
     }
@@ -261,8 +267,11 @@ struct DeviceReferee::Books {
         book.stuck_reported = true;
         report(InvariantId::dma_continuous, book, {}, format, args...);
     }
-    void keep_trailer(DeviceBook& book, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer);
+    EngineBook& engine(const PciFunction& function, unsigned number);
+    void keep_trailer(EngineBook& engine, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer);
     void judge_silence(std::string_view moment);
+    /// It runs no more, for whatever reason.
+    void rest(EngineBook& engine);
     void judge_trailers(std::string_view moment);
     void judge_engines(std::string_view moment) {
         judge_silence(moment);

@@ -42,8 +42,7 @@ DeviceReferee::~DeviceReferee() {
     memory->deallocate(books_, sizeof(Books), alignof(Books));
 }
 
-DeviceBook& DeviceReferee::Books::device(const PciFunction& function) {
-    if (function.index < devices.size() && devices[function.index]) return *devices[function.index];
+DeviceBook& DeviceReferee::Books::add_device(const PciFunction& function) {
     if (function.index >= devices.size()) devices.resize(function.index + std::size_t{1});
     DeviceBook* book = new (memory->allocate(sizeof(DeviceBook), alignof(DeviceBook))) DeviceBook(function, memory);
     return *(devices[function.index] = book);
@@ -299,7 +298,7 @@ void DeviceReferee::Books::drop_everything() {
         book->incoming.reset();
         book->claimed = book->hotswapped = false;
         book->holds = nullptr;
-        book->engine.running = book->engine.dry = false;
+        for (EngineBook& engine : book->engines) engine.running = engine.dry = false;
         book->unheard = 0;
         book->tree.clear();
     }
@@ -359,14 +358,22 @@ void DeviceReferee::scenario_ends() {
 
 // --- Results -----------------------------------------------------------------------------------------------------
 
-DeviceReferee::EngineCounters DeviceReferee::engine(std::string_view device) const {
+DeviceReferee::EngineCounters DeviceReferee::engine(std::string_view device, std::optional<unsigned> number) const {
+    EngineCounters sum;
     for (const DeviceBook* book : books_->devices) {
         if (!book || book->name() != device) continue;
-        EngineCounters counters = book->engine.counters;
-        if (book->engine.dry) counters.dry_ns += books_->machine.clock.now_ns() - book->engine.dry_since_ns;
-        return counters;
+        for (unsigned i = 0; i < engines_max; ++i) {
+            if (number && *number != i) continue;
+            const EngineBook& engine = book->engines[i];
+            sum.completions += engine.counters.completions;
+            sum.lost += engine.counters.lost;
+            sum.repeated += engine.counters.repeated;
+            sum.dry_ns += engine.counters.dry_ns;
+            if (engine.dry) sum.dry_ns += books_->machine.clock.now_ns() - engine.dry_since_ns;
+            sum.completions_in_blackouts += engine.counters.completions_in_blackouts;
+        }
     }
-    return {};
+    return sum;
 }
 
 DeviceReferee::Totals DeviceReferee::totals() const {

@@ -15,7 +15,8 @@
 //
 // The oracle. A DMA engine is started with an interval and a ring; from then on the referee knows at which virtual time
 // which sequence number is due. A preserved engine that skips one, repeats one or stops has broken dma.continuous. The
-// last trailer of each ring slot is kept and compared with RAM when somebody finishes, and at the end.
+// last trailer of each ring slot is kept and compared with RAM when somebody finishes, and at the end. A device may have
+// several engines; each is judged by itself.
 //
 // Tables. The referee walks the tables of promised devices itself, from the root pointer that the unit was given: each
 // page of them must be preserved at the jump, must not be handed out afterwards, and the tree's hash must be what it
@@ -64,13 +65,14 @@ public:
         u32 entries;
         bool circular;
     };
-    void engine_started(const PciFunction& device, const EngineStart& start);
-    void engine_stopped(const PciFunction& device);  // by its control register
+    static constexpr unsigned engines_max = 2;  // of a device
+    void engine_started(const PciFunction& device, unsigned engine, const EngineStart& start);
+    void engine_stopped(const PciFunction& device, unsigned engine);  // by its control register
     /// The tick of `sequence` is over: it completed and wrote this trailer (16 bytes, as they should be) to the IOVA
     /// `dst`, or (status) it is lost.
-    void engine_tick(const PciFunction& device, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer,
-                     BusStatus status);
-    void engine_dry(const PciFunction& device, bool dry);
+    void engine_tick(const PciFunction& device, unsigned engine, u64 sequence, u32 slot, u64 dst,
+                     std::span<const std::byte> trailer, BusStatus status);
+    void engine_dry(const PciFunction& device, unsigned engine, bool dry);
 
     enum class InterruptFate : u8 { delivered, pending, unheard, lost, dropped };
     void interrupt(const PciFunction& device, u16 vector, InterruptFate fate);
@@ -141,7 +143,8 @@ public:
         u64 completions = 0, lost = 0, repeated = 0, dry_ns = 0;
         u64 completions_in_blackouts = 0;
     };
-    EngineCounters engine(std::string_view device) const;  // zeros for a device that never ran
+    /// Of all engines of a device, or of one; zeros for one that never ran.
+    EngineCounters engine(std::string_view device, std::optional<unsigned> number = {}) const;
     struct Totals {
         u64 completions = 0, gaps = 0 /* lost and repeated */, dry_ns = 0, interrupts_lost = 0, guest_steps = 0;
     };

@@ -13,10 +13,12 @@
 //   5. it completes, but the trailer is not where it
 //      should be                                       dma.continuous, at the jump, finish and the end
 //
-// The first finding of a device in a generation stands for those that follow. Losses are counted for all devices.
+// Each engine of a device has its own book. The first finding of a device in a generation stands for those that follow.
+// Losses are counted for all devices.
 //
 // Trailers. The last one of each ring slot is kept. Where slots share a destination, also of several devices, the one
-// written last counts. A destination that no domain of the device maps now is not looked at: nobody owns it.
+// written last counts. A destination that no domain of the device maps now is not looked at: nobody owns it. Nor is one
+// in another device's BAR: whether the write was meant to go there, the shadow map says.
 #include "machine/referee_device_books.hpp"
 
 namespace kexec_sim {
@@ -32,42 +34,58 @@ u64 word(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-void DeviceReferee::engine_started(const PciFunction& device, const EngineStart& start) {
+EngineBook::EngineBook(std::string_view device, unsigned number, std::pmr::memory_resource* memory)
+    : name(memory),
+      slots(memory) {
+    if (number > 0) (name = "engine ").append(1, static_cast<char>('0' + number)).append(" of ");
+    name += device;
+}
+
+EngineBook& DeviceReferee::Books::engine(const PciFunction& function, unsigned number) {
+    INVARIANT(number < engines_max);
+    return device(function).engines[number];
+}
+
+void DeviceReferee::Books::rest(EngineBook& engine) {
+    if (engine.dry) engine.counters.dry_ns += machine.clock.now_ns() - engine.dry_since_ns;
+    engine.running = engine.dry = false;
+}
+
+void DeviceReferee::engine_started(const PciFunction& device, unsigned number, const EngineStart& start) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     const u64 now = books_->machine.clock.now_ns();
     DeviceBook& book = books_->device(device);
-    EngineBook& engine = book.engine;
+    EngineBook& engine = books_->engine(device, number);
     if (books_->held_still(book))
         books_->stuck(book, "{} was promised to go on as it was; its control register started it anew at {} ns",
-                      book.name(), now);
-    if (engine.dry) engine.counters.dry_ns += now - engine.dry_since_ns;
+                      engine.name, now);
+    books_->rest(engine);
     engine.running = true;
-    engine.dry = engine.rebase = false;
+    engine.rebase = false;
     engine.interval_ns = std::max<u64>(start.interval_ns, 1);
     engine.next = start.first_sequence;
     engine.due_ns = now + engine.interval_ns;
     engine.slots.assign(std::min(start.entries, entries_max), EngineSlot{});
 }
 
-void DeviceReferee::engine_stopped(const PciFunction& device) {
+void DeviceReferee::engine_stopped(const PciFunction& device, unsigned number) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     Books& books = *books_;
     DeviceBook& book = books.device(device);
-    EngineBook& engine = book.engine;
+    EngineBook& engine = books.engine(device, number);
     if (!engine.running) return;
     if (books.held_still(book))
         books.stuck(book, "{} was promised to go on; its control register stopped it at {} ns, before tick {}",
-                    book.name(), books.machine.clock.now_ns(), engine.next);
-    if (engine.dry) engine.counters.dry_ns += books.machine.clock.now_ns() - engine.dry_since_ns;
-    engine.running = engine.dry = false;
+                    engine.name, books.machine.clock.now_ns(), engine.next);
+    books.rest(engine);
 }
 
-void DeviceReferee::engine_dry(const PciFunction& device, bool dry) {
+void DeviceReferee::engine_dry(const PciFunction& device, unsigned number, bool dry) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
-    EngineBook& engine = books_->device(device).engine;
+    EngineBook& engine = books_->engine(device, number);
     if (engine.dry == dry) return;
     const u64 now = books_->machine.clock.now_ns();
     engine.dry = dry;
@@ -81,13 +99,14 @@ void DeviceReferee::engine_dry(const PciFunction& device, bool dry) {
     engine.due_ns = now + engine.interval_ns;
 }
 
-void DeviceReferee::engine_tick(const PciFunction& device, u64 sequence, u32 slot, u64 dst,
+void DeviceReferee::engine_tick(const PciFunction& device, unsigned number, u64 sequence, u32 slot, u64 dst,
                                 std::span<const std::byte> trailer, BusStatus status) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     Books& books = *books_;
     DeviceBook& book = books.device(device);
-    EngineBook& engine = book.engine;
+    INVARIANT(number < engines_max);
+    EngineBook& engine = book.engines[number];
     const u64 now = books.machine.clock.now_ns();
     if (!engine.running) {  // it was started before anybody looked
         engine.running = true;
@@ -102,19 +121,19 @@ void DeviceReferee::engine_tick(const PciFunction& device, u64 sequence, u32 slo
     if (sequence < engine.next) {
         ++engine.counters.repeated;
         books.stuck(book, "tick {} of {} was over already; it came again at {} ns, when tick {} was due", sequence,
-                    book.name(), now, engine.next);
+                    engine.name, now, engine.next);
         return;
     }
     if (sequence > engine.next) {
         const u64 missing = sequence - engine.next;
         engine.counters.lost += missing;
-        books.stuck(book, "tick {} of {} was due at {} ns; what came was tick {}", engine.next, book.name(),
+        books.stuck(book, "tick {} of {} was due at {} ns; what came was tick {}", engine.next, engine.name,
                     engine.due_ns, sequence);
         engine.due_ns += missing * engine.interval_ns;
     }
     if (now > engine.due_ns && !engine.rebase) {
         engine.counters.lost += (now - engine.due_ns) / engine.interval_ns;
-        books.stuck(book, "tick {} of {} was due at {} ns; it came at {} ns", sequence, book.name(), engine.due_ns,
+        books.stuck(book, "tick {} of {} was due at {} ns; it came at {} ns", sequence, engine.name, engine.due_ns,
                     now);
     }
     engine.rebase = false;
@@ -124,18 +143,18 @@ void DeviceReferee::engine_tick(const PciFunction& device, u64 sequence, u32 slo
         ++engine.counters.lost;
         if (slot < engine.slots.size()) engine.slots[slot].stamp = 0;
         books.stuck(book, "tick {} of {} was due at {} ns and should have written to IOVA {:#x}; it is lost: {}",
-                    sequence, book.name(), now, dst, bus_status_name(status));
+                    sequence, engine.name, now, dst, bus_status_name(status));
         return;
     }
     ++engine.counters.completions;
     if (books.blackout) ++engine.counters.completions_in_blackouts;
-    books.keep_trailer(book, sequence, slot, dst, trailer);
+    books.keep_trailer(engine, sequence, slot, dst, trailer);
 }
 
-void DeviceReferee::Books::keep_trailer(DeviceBook& book, u64 sequence, u32 slot, u64 dst,
+void DeviceReferee::Books::keep_trailer(EngineBook& engine, u64 sequence, u32 slot, u64 dst,
                                         std::span<const std::byte> trailer) {
-    if (slot >= book.engine.slots.size() || trailer.size() != trailer_max) return;
-    EngineSlot& kept = book.engine.slots[slot];
+    if (slot >= engine.slots.size() || trailer.size() != trailer_max) return;
+    EngineSlot& kept = engine.slots[slot];
     kept.dst = dst;
     kept.sequence = sequence;
     kept.stamp = ++last_stamp;
@@ -148,14 +167,15 @@ void DeviceReferee::Books::judge_silence(std::string_view moment) {
     const u64 now = machine.clock.now_ns();
     for (DeviceBook* book : devices) {
         if (!book || !book->preserved()) continue;
-        EngineBook& engine = book->engine;
-        // What is due at this very moment may still come.
-        if (!engine.running || engine.dry || engine.due_ns >= now) continue;
-        const u64 missing = (now - engine.due_ns - 1) / engine.interval_ns + 1;
-        stuck(*book, "tick {} of {} was due at {} ns; until {}, at {} ns, nothing came", engine.next, book->name(),
-              engine.due_ns, moment, now);
-        engine.counters.lost += missing;
-        engine.due_ns += missing * engine.interval_ns;
+        for (EngineBook& engine : book->engines) {
+            // What is due at this very moment may still come.
+            if (!engine.running || engine.dry || engine.due_ns >= now) continue;
+            const u64 missing = (now - engine.due_ns - 1) / engine.interval_ns + 1;
+            stuck(*book, "tick {} of {} was due at {} ns; until {}, at {} ns, nothing came", engine.next, engine.name,
+                  engine.due_ns, moment, now);
+            engine.counters.lost += missing;
+            engine.due_ns += missing * engine.interval_ns;
+        }
     }
 }
 
@@ -164,6 +184,7 @@ namespace {
 struct Trailer {
     u64 phys = 0, stamp = 0;
     DeviceBook* book = nullptr;
+    const EngineBook* engine = nullptr;
     const EngineSlot* slot = nullptr;
 };
 
@@ -171,18 +192,21 @@ struct Trailer {
 
 void DeviceReferee::Books::judge_trailers(std::string_view moment) {
     std::pmr::vector<Trailer> trailers(memory);
+    const auto add = [&](DeviceBook& book, const EngineBook& engine, const EngineSlot& slot) {
+        if (!slot.stamp) return;
+        const Meaning* meaning = book.holds->map.find(Pfn{slot.dst >> page_shift});
+        // What went to a peer lies in its BAR, where nobody looks.
+        if (!meaning || meaning->is_peer) return;
+        const u64 phys = slot.dst + (meaning->offset << page_shift);
+        // One that lies in two pages would have to be compared in two parts; no driver aligns buffers so.
+        if ((phys & (page_bytes - 1)) > page_bytes - trailer_max) return;
+        if (estranged.find(PhysAddr{phys}.pfn()) || !machine.ram.contains(PhysAddr{phys}, trailer_max)) return;
+        trailers.push_back({phys, slot.stamp, &book, &engine, &slot});
+    };
     for (DeviceBook* book : devices) {
         if (!book || !book->holds) continue;
-        for (const EngineSlot& slot : book->engine.slots) {
-            if (!slot.stamp) continue;
-            const Meaning* meaning = book->holds->map.find(Pfn{slot.dst >> page_shift});
-            if (!meaning || meaning->is_peer) continue;
-            const u64 phys = slot.dst + (meaning->offset << page_shift);
-            // One that lies in two pages would have to be compared in two parts; no driver aligns buffers so.
-            if ((phys & (page_bytes - 1)) > page_bytes - trailer_max) continue;
-            if (estranged.find(PhysAddr{phys}.pfn()) || !machine.ram.contains(PhysAddr{phys}, trailer_max)) continue;
-            trailers.push_back({phys, slot.stamp, book, &slot});
-        }
+        for (const EngineBook& engine : book->engines)
+            for (const EngineSlot& slot : engine.slots) add(*book, engine, slot);
     }
     std::sort(trailers.begin(), trailers.end(), [](const Trailer& a, const Trailer& b) {
         return a.phys != b.phys ? a.phys < b.phys : a.stamp < b.stamp;
@@ -199,7 +223,7 @@ void DeviceReferee::Books::judge_trailers(std::string_view moment) {
     for (std::size_t at = 0; at < trailers.size(); ++at) {
         const Trailer& trailer = trailers[at];
         const DeviceBook& book = *trailer.book;
-        if (!book.preserved() && !(book.was_preserved && book.engine.running)) continue;
+        if (!book.preserved() && !(book.was_preserved && trailer.engine->running)) continue;
         std::array<std::byte, trailer_max> found;
         machine.ram.read_bytes(PhysAddr{trailer.phys}, found);
         if (found == trailer.slot->trailer || overwritten(at)) continue;
@@ -216,7 +240,7 @@ void DeviceReferee::Books::judge_trailers(std::string_view moment) {
             InvariantId::dma_continuous, *first->book, frames,
             "{} completed tick {} into IOVA {:#x}, frame {:#x}, and should have left {:#018x} {:#018x}; at {} there "
             "is {:#018x} {:#018x}",
-            first->book->name(), first->slot->sequence, first->slot->dst, frames.first[0], word(due),
+            first->engine->name, first->slot->sequence, first->slot->dst, frames.first[0], word(due),
             word(due.subspan(8)), moment, word(there), word(there.subspan(8)));
     }
 }

@@ -110,12 +110,12 @@ void DeviceReferee::function_reset(const PciFunction& function, ResetKind kind) 
         books.report(InvariantId::pci_stable, book, {},
                      "{} is preserved and must not be reset; there was a reset: {}", book.name(),
                      reset_kind_name(kind));
-        if (book.engine.running)
-            books.stuck(book, "tick {} of {} was due at {} ns; the device was reset ({}) and its engine is off",
-                        book.engine.next, book.name(), book.engine.due_ns, reset_kind_name(kind));
+        for (const EngineBook& engine : book.engines)
+            if (engine.running)
+                books.stuck(book, "tick {} of {} was due at {} ns; the device was reset ({}) and its engine is off",
+                            engine.next, engine.name, engine.due_ns, reset_kind_name(kind));
     }
-    if (book.engine.dry) book.engine.counters.dry_ns += books.machine.clock.now_ns() - book.engine.dry_since_ns;
-    book.engine.running = book.engine.dry = false;
+    for (EngineBook& engine : book.engines) books.rest(engine);
 }
 
 void DeviceReferee::requester_id_changed(const PciFunction& function, Bdf from, Bdf to) {

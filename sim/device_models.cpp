@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "machine/device/dma_engine.hpp"
+#include "machine/device/dma_nic.hpp"
 #include "machine/device/p2p_gpu.hpp"
 #include "machine/pci/registers.hpp"
 
@@ -56,9 +56,9 @@ std::vector<DeviceModelInfo> device_models() {
          .faults = "pci.config_write, pci.preserve"});
     models.push_back(
         {.name = "dma-nic",
-         .description = "A DMA engine: at each interval of virtual time it takes a descriptor of its ring, reads the "
-                        "source, and writes a trailer of 16 bytes that holds a sequence number and a hash. It runs "
-                        "whatever kernel is up, or none.",
+         .description = "Two DMA engines: at each interval of virtual time an engine takes a descriptor of its "
+                        "ring, reads the source, and writes a trailer of 16 bytes that holds a sequence number and a "
+                        "hash. They run whatever kernel is up, or none.",
          .place = std::string(endpoint_place),
          .ids = ids(pci::device_dma_nic),
          .bars = fmt::format("BAR{}: registers, {} KiB; BAR{}: mailbox, {} KiB, 64 bits, prefetchable",

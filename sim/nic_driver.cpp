@@ -1,6 +1,6 @@
 #include "sim/nic_driver.hpp"
 
-#include "machine/device/dma_engine.hpp"
+#include "machine/device/dma_nic.hpp"
 #include "machine/device/p2p_gpu.hpp"
 
 namespace kexec_sim::sim {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernel-model/kernel.hpp"
-#include "machine/device/dma_engine.hpp"
+#include "machine/device/dma_nic.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim {

@@ -26,14 +26,6 @@ bool counts_as_fault(BusStatus status) {
 
 }  // namespace
 
-DmaEngine::DmaEngine(PciFabric& fabric, u16 index_, std::string_view name, u8 devfn,
-                     std::pmr::memory_resource* memory)
-    : PciFunction(fabric, index_, name, PciModel::dma_nic, devfn, memory) {
-    implement_bar(registers_bar, {bar0_bytes, false, false});
-    implement_bar(mailbox_bar, {mailbox_bytes, true, true});
-    implement_msix(registers_bar, nic::msix_vectors, msix_table_at, msix_pba_at);
-}
-
 // --- life ----------------------------------------------------------------------------------------------------------
 
 void DmaEngine::start() {
@@ -48,13 +40,14 @@ void DmaEngine::start() {
     next_tick_ns_ = machine.clock.now_ns() + state_.interval_ns;
     machine.trace.emit(Layer::machine, "dma.start",
                        {{"device", name()},
+                        {"engine", number_},
                         hex_field("ring_base", state_.ring_base),
                         {"entries", state_.entries},
                         {"interval_ns", state_.interval_ns},
                         {"circular", u32{circular()}},
                         {"first_sequence", state_.sequence}});
     machine.device_referee.engine_started(
-        *this, {state_.ring_base, state_.interval_ns, state_.sequence, state_.entries, circular()});
+        function_, number_, {state_.ring_base, state_.interval_ns, state_.sequence, state_.entries, circular()});
     schedule_tick();
 }
 
@@ -63,16 +56,18 @@ void DmaEngine::stop(std::string_view by) {
     Machine& machine = fabric().machine();
     if (scheduled_) machine.clock.cancel(ticket_);
     running_ = dry_ = scheduled_ = false;
-    machine.trace.emit(
-        Layer::machine, "dma.stop",
-        {{"device", name()}, {"by", by}, {"sequence", state_.sequence}, {"completed", state_.completed}});
+    machine.trace.emit(Layer::machine, "dma.stop",
+                       {{"device", name()},
+                        {"engine", number_},
+                        {"by", by},
+                        {"sequence", state_.sequence},
+                        {"completed", state_.completed}});
 }
 
-void DmaEngine::model_reset() {
+void DmaEngine::reset() {
     stop("reset");
     state_ = {};
     error_ = false;
-    mailbox_.fill(std::byte{0});
 }
 
 void DmaEngine::schedule_tick() {
@@ -101,8 +96,9 @@ void DmaEngine::run_dry() {
     Machine& machine = fabric().machine();
     dry_ = true;
     dry_since_ns_ = machine.clock.now_ns();
-    machine.trace.emit(Layer::machine, "dma.dry", {{"device", name()}, {"sequence", state_.sequence}});
-    machine.device_referee.engine_dry(*this, true);
+    machine.trace.emit(Layer::machine, "dma.dry",
+                       {{"device", name()}, {"engine", number_}, {"sequence", state_.sequence}});
+    machine.device_referee.engine_dry(function_, number_, true);
 }
 
 void DmaEngine::wake() {
@@ -110,10 +106,12 @@ void DmaEngine::wake() {
     Machine& machine = fabric().machine();
     dry_ = false;
     next_tick_ns_ = machine.clock.now_ns();
-    machine.trace.emit(
-        Layer::machine, "dma.resume",
-        {{"device", name()}, {"sequence", state_.sequence}, {"dry_ns", next_tick_ns_ - dry_since_ns_}});
-    machine.device_referee.engine_dry(*this, false);
+    machine.trace.emit(Layer::machine, "dma.resume",
+                       {{"device", name()},
+                        {"engine", number_},
+                        {"sequence", state_.sequence},
+                        {"dry_ns", next_tick_ns_ - dry_since_ns_}});
+    machine.device_referee.engine_dry(function_, number_, false);
     schedule_tick();
 }
 
@@ -129,13 +127,13 @@ void DmaEngine::tick() {
 
     const BusStatus status = process(now);
     const std::size_t trailer_bytes_written = status == BusStatus::ok ? now.trailer.size() : 0;
-    fabric().machine().device_referee.engine_tick(*this, now.sequence, now.slot, now.trailer_at,
+    fabric().machine().device_referee.engine_tick(function_, number_, now.sequence, now.slot, now.trailer_at,
                                                   std::span(now.trailer).first(trailer_bytes_written), status);
     note(now.sequence, status);
     if (!running_) return;  // its own write, or a peer's, has reset it
     if (status == BusStatus::ok) {
         ++state_.completed;
-        if (now.interrupt) raise_interrupt(static_cast<u16>(std::min<u32>(state_.vector, 0xffff)));
+        if (now.interrupt) function_.raise_interrupt(static_cast<u16>(std::min<u32>(state_.vector, 0xffff)));
     } else if (counts_as_fault(status)) {
         ++state_.faults;
     }
@@ -144,58 +142,73 @@ void DmaEngine::tick() {
 BusStatus DmaEngine::process(Tick& tick) {
     const u64 at = state_.ring_base + u64{tick.slot} * sizeof(Descriptor);
     const bool keeps_owner = circular();
+    // Config space and the IOMMU's registers are out of a device's reach: what is open now is so until the end.
+    const PciFabric::Route route = fabric().route_of(function_);
     Descriptor descriptor;
-    BusStatus status = fabric().dma_read(*this, at, std::as_writable_bytes(std::span(&descriptor, 1)));
+    BusStatus status = fabric().dma_read(route, at, std::as_writable_bytes(std::span(&descriptor, 1)));
     if (status != BusStatus::ok) {
         REACHED("dma.tick.no_descriptor");
         return status;
     }
-    status = transfer(descriptor, tick);
+    status = transfer(route, descriptor, tick);
     tick.interrupt = (descriptor.flags & DESC_IRQ) != 0;
     u32 flags = descriptor.flags & ~(DESC_DONE | DESC_ERROR);
     flags |= status == BusStatus::ok ? DESC_DONE : DESC_ERROR;
     if (!keeps_owner) flags &= ~DESC_OWNER;
     const BusStatus flags_status =
-        fabric().dma_write(*this, at + offsetof(Descriptor, flags), std::as_bytes(std::span(&flags, 1)));
+        fabric().dma_write(route, at + offsetof(Descriptor, flags), std::as_bytes(std::span(&flags, 1)));
     return status == BusStatus::ok ? flags_status : status;
 }
 
-BusStatus DmaEngine::transfer(const Descriptor& descriptor, Tick& tick) {
+BusStatus DmaEngine::transfer(const PciFabric::Route& route, const Descriptor& descriptor, Tick& tick) {
     if (!is_valid(descriptor)) {
         REACHED("dma.tick.bad_descriptor");
         return BusStatus::unsupported;
     }
-    std::array<std::byte, transfer_bytes_max> buffer;  // NOLINT: only what is read into it is looked at
-    const std::span<std::byte> source(buffer.data(), descriptor.len);
-    const auto fault = fabric().machine().faults.visit(FaultPoint::dma_read, name());
+    u64 hash = 0;
+    const BusStatus status = hash_source(route, descriptor, hash);
+    if (status != BusStatus::ok) return status;
+    std::memcpy(tick.trailer.data() + 8, &hash, sizeof hash);
+    tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
+    return write_trailer(route, tick, descriptor.cookie);
+}
+
+BusStatus DmaEngine::hash_source(const PciFabric::Route& route, const Descriptor& descriptor, u64& hash) {
+    FaultInjector& faults = fabric().machine().faults;
+    const auto fault = faults.visit(FaultPoint::dma_read, name());
     if (fault &&
         (fault->kind == FaultKind::drop || fault->kind == FaultKind::skip || fault->kind == FaultKind::fail)) {
         REACHED("dma.tick.read_lost");
         return BusStatus::lost;
     }
-    const BusStatus status = fabric().dma_read(*this, descriptor.src, source);
-    if (status != BusStatus::ok) return status;
+    std::array<std::byte, transfer_bytes_max> buffer;  // NOLINT: only what is read into it is looked at
+    const PciFabric::InPlace source =
+        fabric().dma_read_in_place(route, descriptor.src, {buffer.data(), descriptor.len});
+    if (source.status != BusStatus::ok) return source.status;
+    const std::byte* bytes = source.bytes;
     if (fault && fault->kind == FaultKind::flip) {
-        if (fault->offset < source.size())
-            source[fault->offset] ^= std::byte{1} << (fault->bit & 7);
-        else
-            fabric().machine().faults.missed(name());
+        if (fault->offset < descriptor.len) {
+            if (bytes != buffer.data()) std::memcpy(buffer.data(), bytes, descriptor.len);
+            buffer[fault->offset] ^= std::byte{1} << (fault->bit & 7);
+            bytes = buffer.data();
+        } else {
+            faults.missed(name());
+        }
     }
-    const u64 hash = XXH3_64bits(source.data(), source.size());
-    std::memcpy(tick.trailer.data() + 8, &hash, sizeof hash);
-    tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
-    return write_trailer(tick, descriptor.cookie);
+    hash = XXH3_64bits(bytes, descriptor.len);
+    return BusStatus::ok;
 }
 
-BusStatus DmaEngine::write_trailer(Tick& tick, u64 cookie) {
+BusStatus DmaEngine::write_trailer(const PciFabric::Route& route, Tick& tick, u64 cookie) {
     if (const auto fault = fabric().machine().faults.visit(FaultPoint::dma_write, name())) [[unlikely]]
-        return write_trailer_under_fault(tick, cookie, *fault);
+        return write_trailer_under_fault(route, tick, cookie, *fault);
     const u64 word = cookie ^ tick.sequence;
     std::memcpy(tick.trailer.data(), &word, sizeof word);
-    return fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+    return fabric().dma_write(route, tick.trailer_at, tick.trailer);
 }
 
-BusStatus DmaEngine::write_trailer_under_fault(Tick& tick, u64 cookie, const FaultAction& fault) {
+BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Tick& tick, u64 cookie,
+                                               const FaultAction& fault) {
     Machine& machine = fabric().machine();
     const bool repeats = fault.kind == FaultKind::duplicate && tick.sequence > 0;
     if (repeats) --tick.sequence;
@@ -210,7 +223,7 @@ BusStatus DmaEngine::write_trailer_under_fault(Tick& tick, u64 cookie, const Fau
         if (!machine.ram.contains(elsewhere, trailer_bytes)) return BusStatus::lost;
         REACHED("dma.tick.misdirected");
         machine.ram.write_bytes(elsewhere, tick.trailer);
-        machine.device_referee.dma_written(*this, tick.trailer_at, phys_range(elsewhere, trailer_bytes));
+        machine.device_referee.dma_written(function_, tick.trailer_at, phys_range(elsewhere, trailer_bytes));
         return BusStatus::ok;
     }
     case FaultKind::duplicate: {
@@ -219,7 +232,7 @@ BusStatus DmaEngine::write_trailer_under_fault(Tick& tick, u64 cookie, const Fau
             break;
         }
         REACHED("dma.tick.duplicated");
-        const BusStatus status = fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+        const BusStatus status = fabric().dma_write(route, tick.trailer_at, tick.trailer);
         if (status != BusStatus::ok) return status;
         break;
     }
@@ -238,7 +251,7 @@ BusStatus DmaEngine::write_trailer_under_fault(Tick& tick, u64 cookie, const Fau
     case FaultKind::replace:
     case FaultKind::lie: break;
     }
-    return fabric().dma_write(*this, tick.trailer_at, tick.trailer);
+    return fabric().dma_write(route, tick.trailer_at, tick.trailer);
 }
 
 // --- trace ---------------------------------------------------------------------------------------------------------
@@ -261,6 +274,7 @@ void DmaEngine::emit_held(TraceRecorder& trace) {
     if (run.status == BusStatus::ok)
         trace.emit(Layer::machine, "dma.completions",
                    {{"device", name()},
+                    {"engine", number_},
                     {"first_sequence", run.first_sequence},
                     {"count", run.count},
                     {"first_ns", run.first_ns},
@@ -268,6 +282,7 @@ void DmaEngine::emit_held(TraceRecorder& trace) {
     else
         trace.emit(Layer::machine, "dma.lost",
                    {{"device", name()},
+                    {"engine", number_},
                     {"first_sequence", run.first_sequence},
                     {"count", run.count},
                     {"status", bus_status_name(run.status)},

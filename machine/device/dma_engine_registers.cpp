@@ -1,7 +1,4 @@
-// The registers and the mailbox of the DMA engine, as a CPU (or another device) reads and writes them.
-#include <algorithm>
-#include <cstring>
-
+// The registers of a DMA engine, word by word.
 #include "machine/device/dma_engine.hpp"
 #include "machine/machine.hpp"
 
@@ -9,7 +6,7 @@ namespace kexec_sim {
 
 using namespace nic;
 
-u32 DmaEngine::register_word(u64 offset) const {
+u32 DmaEngine::read_register(u64 offset) const {
     const auto low = [](u64 value) { return static_cast<u32>(value); };
     const auto high = [](u64 value) { return static_cast<u32>(value >> 32); };
     switch (offset) {
@@ -56,52 +53,17 @@ void DmaEngine::write_register(u64 offset, u32 value) {
 }
 
 void DmaEngine::write_control(u32 value) {
-    if (value & CONTROL_RESET) return model_reset();
+    if (value & CONTROL_RESET) return reset();
     state_.control = value & (CONTROL_ENABLE | CONTROL_CIRCULAR);
     const bool enable = (value & CONTROL_ENABLE) != 0;
     if (enable && !running_) {
         start();
     } else if (!enable && running_) {
         stop("control");
-        fabric().machine().device_referee.engine_stopped(*this);
+        fabric().machine().device_referee.engine_stopped(function_, number_);
     } else {
         wake();
     }
-}
-
-u64 DmaEngine::mmio_read(unsigned bar, u64 offset, unsigned bytes) {
-    u64 value = 0;
-    if (msix_mmio_read(bar, offset, bytes, value)) return value;
-    if (bar == mailbox_bar) {
-        memory_read(bar, offset, std::as_writable_bytes(std::span(&value, 1)).first(bytes));
-        return value;
-    }
-    const u64 word = align_down(offset, 4);
-    value = register_word(word);
-    if (bytes == 8) return value | u64{register_word(word + 4)} << 32;
-    value >>= 8 * (offset - word);
-    return value & ((u64{1} << (8 * bytes)) - 1);
-}
-
-void DmaEngine::mmio_write(unsigned bar, u64 offset, unsigned bytes, u64 value) {
-    if (msix_mmio_write(bar, offset, bytes, value)) return;
-    if (bar == mailbox_bar) return memory_write(bar, offset, std::as_bytes(std::span(&value, 1)).first(bytes), *this);
-    if (bytes < 4) return;
-    write_register(offset, static_cast<u32>(value));
-    if (bytes == 8) write_register(offset + 4, static_cast<u32>(value >> 32));
-}
-
-void DmaEngine::memory_write(unsigned bar, u64 offset, std::span<const std::byte> bytes, const PciFunction& from) {
-    if (bar != mailbox_bar) return PciFunction::memory_write(bar, offset, bytes, from);
-    if (offset >= mailbox_.size()) return;
-    std::memcpy(&mailbox_[offset], bytes.data(), std::min<u64>(bytes.size(), mailbox_.size() - offset));
-}
-
-void DmaEngine::memory_read(unsigned bar, u64 offset, std::span<std::byte> bytes) {
-    if (bar != mailbox_bar) return PciFunction::memory_read(bar, offset, bytes);
-    std::fill(bytes.begin(), bytes.end(), std::byte{0});
-    if (offset >= mailbox_.size()) return;
-    std::memcpy(bytes.data(), &mailbox_[offset], std::min<u64>(bytes.size(), mailbox_.size() - offset));
 }
 
 }  // namespace kexec_sim

@@ -4,7 +4,7 @@
 #include <array>
 #include <fmt/format.h>
 
-#include "machine/device/dma_engine.hpp"
+#include "machine/device/dma_nic.hpp"
 #include "machine/device/p2p_gpu.hpp"
 #include "machine/machine.hpp"
 #include "machine/reached.hpp"
@@ -55,7 +55,7 @@ PciFunction* PciFabric::make(const PciDeviceConfig& config, std::string_view nam
     case PciModel::switch_downstream:
         function = arena.make<PciFunction>(*this, index, name, model, devfn, memory_);
         break;
-    case PciModel::dma_nic: function = arena.make<DmaEngine>(*this, index, name, devfn, memory_); break;
+    case PciModel::dma_nic: function = arena.make<DmaNic>(*this, index, name, devfn, memory_); break;
     case PciModel::p2p_gpu: function = arena.make<P2pGpu>(*this, index, name, devfn, memory_); break;
     }
     function->parent = parent;

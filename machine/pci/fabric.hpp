@@ -47,6 +47,7 @@
 namespace kexec_sim {
 
 struct Machine;
+class Iommu;
 
 /// One entry of the scenario's `machine: devices`.
 struct PciDeviceConfig {
@@ -86,6 +87,24 @@ public:
     // --- a function's side ---
     BusStatus dma_read(PciFunction& from, u64 address, std::span<std::byte> out);
     BusStatus dma_write(PciFunction& from, u64 address, std::span<const std::byte> in);
+    /// The way up, for several requests in a row that find it but once. It stands while config space and the IOMMU's
+    /// registers do.
+    struct Route {
+        PciFunction& from;
+        Iommu* iommu;   // that translates; nullptr: none does
+        bool open;      // every gate on the way
+        bool may_turn;  // at a downstream port that does not redirect
+    };
+    Route route_of(PciFunction& from);
+    BusStatus dma_read(const Route& route, u64 address, std::span<std::byte> out);
+    BusStatus dma_write(const Route& route, u64 address, std::span<const std::byte> in);
+    /// As dma_read(), but what lies in one frame of RAM is not copied: it is at `bytes`, there or in `room`, until
+    /// somebody writes.
+    struct InPlace {
+        BusStatus status;
+        const std::byte* bytes;
+    };
+    InPlace dma_read_in_place(const Route& route, u64 address, std::span<std::byte> room);
 
     // --- facts, for instruments and firmware ---
     std::span<PciFunction* const> functions() const { return functions_; }
@@ -122,14 +141,10 @@ private:
         bool claimed = false;  // a port's window has the address, whether or not anybody below it answers
         Target target;
     };
-    /// The bridges above a function, as a request of it finds them.
-    struct Path {
-        bool open = true;
-        bool may_turn = false;  // at a downstream port that does not redirect
-    };
     struct Request {
-        PciFunction& from;
+        const Route& route;
         bool write;
+        const std::byte** in_place = nullptr;  // of a read: where to say that the whole lies in RAM
     };
     PciFunction* make(const PciDeviceConfig& config, std::string_view name, PciModel model, PciFunction* parent,
                       u8 devfn);
@@ -143,8 +158,7 @@ private:
     Target target_at(u64 address) const;
     Target target_among(PciFunction* first, u64 address) const;
     Turn turn_at_switch(const PciFunction& from, u64 address) const;
-    Path path_of(const PciFunction& from) const;
-    BusStatus request(const Request& request, u64 address, std::span<std::byte> data);
+    BusStatus request(Request request, u64 address, std::span<std::byte> data);
     BusStatus arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data);
     BusStatus hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data);
     void reset_below(PciFunction& bridge);

@@ -77,24 +77,15 @@ BusStatus PciFabric::memory_write(u64 address, std::span<const std::byte> in, co
 
 // --- requests ------------------------------------------------------------------------------------------------------
 
-BusStatus PciFabric::dma_read(PciFunction& from, u64 address, std::span<std::byte> out) {
-    const MachineEntry entry;
-    return request({from, false}, address, out);
-}
-
-BusStatus PciFabric::dma_write(PciFunction& from, u64 address, std::span<const std::byte> in) {
-    const MachineEntry entry;
-    // Nothing is stored through the pointer of a request that writes.
-    return request({from, true}, address, {const_cast<std::byte*>(in.data()), in.size()});
-}
-
-PciFabric::Path PciFabric::path_of(const PciFunction& from) const {
-    Path path;
+PciFabric::Route PciFabric::route_of(PciFunction& from) {
+    Route route{from, nullptr, true, false};
     for (const PciFunction* function = &from; function; function = function->parent) {
-        if (!function->lets_requests_out()) return {.open = false};
-        if (function->model == PciModel::switch_downstream && !function->redirects_requests()) path.may_turn = true;
+        if (!function->lets_requests_out()) return {from, nullptr, false, false};
+        if (function->model == PciModel::switch_downstream && !function->redirects_requests()) route.may_turn = true;
     }
-    return path;
+    Iommu* iommu = machine_.iommus.empty() ? nullptr : machine_.iommu_of(from.segment);
+    if (iommu && iommu->translation_enabled()) route.iommu = iommu;
+    return route;
 }
 
 PciFabric::Turn PciFabric::turn_at_switch(const PciFunction& from, u64 address) const {
@@ -107,22 +98,51 @@ PciFabric::Turn PciFabric::turn_at_switch(const PciFunction& from, u64 address) 
     return {};
 }
 
-BusStatus PciFabric::request(const Request& request, u64 address, std::span<std::byte> data) {
-    PciFunction& from = request.from;
-    const Path path = path_of(from);
-    if (!path.open) [[unlikely]] {
+/// A piece of a request at the root complex, with the address that it goes to from there. It lies in one frame.
+[[gnu::always_inline]] inline BusStatus PciFabric::arrive(const Request& request, u64 iova, u64 phys,
+                                                          std::span<std::byte> data) {
+    PhysicalMemory& ram = machine_.ram;
+    const PhysRange range = phys_range(PhysAddr{phys}, data.size());
+    if (machine_.snp.enabled() && ram.contains(range.begin, data.size()) && !machine_.snp.allows_device(range)) {
+        const Pfn frame = range.begin.pfn();
+        machine_.device_referee.reverse_map_violation(pfn_range(frame, 1), request.route.from.name(),
+                                                      owner_name(machine_.snp.owner(frame)));
+        return BusStatus::reverse_map;
+    }
+    if (request.write) {
+        if (std::byte* to = ram.device_writes(range.begin, data.size())) {
+            copy_bytes(to, data.data(), data.size());
+            machine_.device_referee.dma_written(request.route.from, iova, range);
+            return BusStatus::ok;
+        }
+    } else if (const std::byte* from = ram.device_reads(range.begin, data.size())) {
+        if (request.in_place)
+            *request.in_place = from;
+        else
+            copy_bytes(data.data(), from, data.size());
+        machine_.device_referee.dma_read(request.route.from, iova, range);
+        return BusStatus::ok;
+    }
+    const Target target = target_at(phys);
+    if (target.function) ++counters.turned_at_root;
+    return hand_over(request, iova, target, data);
+}
+
+/// With arrive(), once in each of its callers: four times a tick this is the way, and it knows there where it leads.
+[[gnu::always_inline]] inline BusStatus PciFabric::request(Request request, u64 address, std::span<std::byte> data) {
+    const Route& route = request.route;
+    PciFunction& from = route.from;
+    if (!route.open) [[unlikely]] {
         REACHED("pci.request.no_bus_master");
         ++from.dropped;
         return BusStatus::no_bus_master;
     }
-    Iommu* iommu = machine_.iommus.empty() ? nullptr : machine_.iommu_of(from.segment);
-    if (iommu && !iommu->translation_enabled()) iommu = nullptr;
     for (u64 done = 0; done < data.size();) {
         const u64 iova = address + done;
         u64 bytes = std::min(data.size() - done, page_bytes - (iova & (page_bytes - 1)));
         BusStatus status = BusStatus::ok;
         Turn turn;
-        if (path.may_turn) [[unlikely]]
+        if (route.may_turn) [[unlikely]]
             turn = turn_at_switch(from, iova);
         if (turn.claimed) [[unlikely]] {
             ++counters.turned_at_switch;
@@ -134,13 +154,15 @@ BusStatus PciFabric::request(const Request& request, u64 address, std::span<std:
             machine_.apic.message(&from, iova, message);
         } else {
             u64 phys = iova;
-            if (iommu) {
-                const Iommu::Translation translation = iommu->translate(from.requester_id(), iova, request.write);
+            if (route.iommu) {
+                const Iommu::Translation translation =
+                    route.iommu->translate(from.requester_id(), iova, request.write);
                 if (translation.fault != vtd::FaultReason::none) return BusStatus::translation;
                 INVARIANT(translation.contiguous > 0);
                 phys = translation.address;
                 bytes = std::min(bytes, translation.contiguous);
             }
+            if (bytes < data.size()) request.in_place = nullptr;
             status = arrive(request, iova, phys, data.subspan(done, bytes));
         }
         if (status != BusStatus::ok) return status;
@@ -149,30 +171,30 @@ BusStatus PciFabric::request(const Request& request, u64 address, std::span<std:
     return BusStatus::ok;
 }
 
-/// A piece of a request at the root complex, with the address that it goes to from there. It lies in one frame.
-BusStatus PciFabric::arrive(const Request& request, u64 iova, u64 phys, std::span<std::byte> data) {
-    PhysicalMemory& ram = machine_.ram;
-    const PhysRange range = phys_range(PhysAddr{phys}, data.size());
-    if (machine_.snp.enabled() && ram.contains(range.begin, data.size()) && !machine_.snp.allows_device(range)) {
-        const Pfn frame = range.begin.pfn();
-        machine_.device_referee.reverse_map_violation(pfn_range(frame, 1), request.from.name(),
-                                                      owner_name(machine_.snp.owner(frame)));
-        return BusStatus::reverse_map;
-    }
-    if (request.write) {
-        if (std::byte* to = ram.device_writes(range.begin, data.size())) {
-            copy_bytes(to, data.data(), data.size());
-            machine_.device_referee.dma_written(request.from, iova, range);
-            return BusStatus::ok;
-        }
-    } else if (const std::byte* from = ram.device_reads(range.begin, data.size())) {
-        copy_bytes(data.data(), from, data.size());
-        machine_.device_referee.dma_read(request.from, iova, range);
-        return BusStatus::ok;
-    }
-    const Target target = target_at(phys);
-    if (target.function) ++counters.turned_at_root;
-    return hand_over(request, iova, target, data);
+BusStatus PciFabric::dma_read(PciFunction& from, u64 address, std::span<std::byte> out) {
+    return dma_read(route_of(from), address, out);
+}
+
+BusStatus PciFabric::dma_write(PciFunction& from, u64 address, std::span<const std::byte> in) {
+    return dma_write(route_of(from), address, in);
+}
+
+BusStatus PciFabric::dma_read(const Route& route, u64 address, std::span<std::byte> out) {
+    const MachineEntry entry;
+    return request({route, false}, address, out);
+}
+
+BusStatus PciFabric::dma_write(const Route& route, u64 address, std::span<const std::byte> in) {
+    const MachineEntry entry;
+    // Nothing is stored through the pointer of a request that writes.
+    return request({route, true}, address, {const_cast<std::byte*>(in.data()), in.size()});
+}
+
+PciFabric::InPlace PciFabric::dma_read_in_place(const Route& route, u64 address, std::span<std::byte> room) {
+    const MachineEntry entry;
+    InPlace result{BusStatus::ok, room.data()};
+    result.status = request({route, false, &result.bytes}, address, room);
+    return result;
 }
 
 BusStatus PciFabric::hand_over(const Request& request, u64 iova, const Target& target, std::span<std::byte> data) {
@@ -181,8 +203,8 @@ BusStatus PciFabric::hand_over(const Request& request, u64 iova, const Target& t
         return BusStatus::unsupported;
     }
     if (request.write) {
-        target.function->memory_write(target.at.bar, target.at.offset, data, request.from);
-        machine_.device_referee.dma_written_to_peer(request.from, iova, *target.function);
+        target.function->memory_write(target.at.bar, target.at.offset, data, request.route.from);
+        machine_.device_referee.dma_written_to_peer(request.route.from, iova, *target.function);
     } else {
         target.function->memory_read(target.at.bar, target.at.offset, data);
     }

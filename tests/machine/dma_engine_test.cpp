@@ -1,4 +1,4 @@
-// The DMA engine of dma-nic: ticks off the event clock, whatever kernel is up.
+// The DMA engines of dma-nic: ticks off the event clock, whatever kernel is up.
 #include "tests/machine/pci_fixture.hpp"
 
 #include <cstring>
@@ -24,11 +24,13 @@ PhysAddr trailer_of(u32 slot) { return destination_of(slot) + (transfer - traile
 /// nic2, on the root bus, with a ring of its own sources and destinations, and bus mastering on.
 struct EngineWorld : PciWorld {
     u32 entries;
-    DmaEngine& engine;
+    DmaNic& device;
+    const DmaEngine& engine;
     explicit EngineWorld(u32 entries_, std::vector<std::string> plans = {}, u32 flags = DESC_OWNER)
         : PciWorld(usual_devices(), std::move(plans)),
           entries(entries_),
-          engine(nic("nic2")) {
+          device(nic("nic2")),
+          engine(device.engine(0)) {
         bus_master("nic2", true);
         for (u32 slot = 0; slot < entries; ++slot) {
             for (u64 word = 0; word < transfer; word += 8)
@@ -226,7 +228,7 @@ TEST_CASE("a closed bus master gate loses ticks, which the engine does not notic
     CHECK(world.get(COMPLETED, 8) == 12);
     CHECK(world.get(FAULTS, 8) == 0);
     CHECK(world.get(SEQUENCE, 8) == 17);
-    CHECK(world.engine.dropped == 5);
+    CHECK(world.device.dropped == 5);
     std::vector<TraceEvent> events = world.events();
     std::erase_if(events, [](const TraceEvent& event) { return !event.name.starts_with("dma."); });
     REQUIRE(events.size() == 4);
@@ -310,7 +312,7 @@ TEST_CASE("an engine that writes its own reset register stops after that tick") 
     CHECK(world.machine.clock.events_pending() == 0);
 }
 
-TEST_CASE("two engines take their ticks in order of time") {
+TEST_CASE("engines of two devices take their ticks in order of time") {
     EngineWorld world(4);
     world.bus_master("nic1", true);
     const PhysAddr other = world.bar("nic1", 0);
@@ -321,11 +323,151 @@ TEST_CASE("two engines take their ticks in order of time") {
     world.machine.mmio_write(other + CONTROL, 4, CONTROL_ENABLE | CONTROL_CIRCULAR);
     world.run(100 * interval);
     CHECK(world.engine.state().completed == 100);
-    CHECK(world.nic("nic1").state().completed == 200);
+    CHECK(world.nic("nic1").engine(0).state().completed == 200);
     // Each holds back a run of its own.
     const auto events = world.events("dma.completions");
     REQUIRE(events.size() == 2);
     CHECK(events[0].number("count") + events[1].number("count") == 300);
+}
+
+// --- the second engine ---------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Engine 1 has a ring of one entry beside, and writes into the mailbox of nic1.
+struct TwoEnginesWorld : EngineWorld {
+    const DmaEngine& second;
+    u64 mailbox;
+    explicit TwoEnginesWorld(std::vector<std::string> plans = {})
+        : EngineWorld(4, std::move(plans)),
+          second(device.engine(1)),
+          mailbox(bar("nic1", 2).raw) {
+        machine.ram.write(PhysAddr{second_ring_at},
+                          Descriptor{source_of(0).raw, mailbox, transfer, DESC_OWNER | DESC_P2P, 0x99});
+        set(engine_stride + RING_BASE, second_ring_at, 8);
+        set(engine_stride + RING_ENTRIES, 1);
+        set(engine_stride + INTERVAL, interval / 2);
+    }
+    void start_both() {
+        start(CONTROL_ENABLE | CONTROL_CIRCULAR);
+        set(engine_stride + CONTROL, CONTROL_ENABLE | CONTROL_CIRCULAR);
+    }
+    static constexpr u64 second_ring_at = ring_at + 16 * page_bytes;
+};
+
+}  // namespace
+
+TEST_CASE("both engines of a device run side by side, each by its own registers") {
+    TwoEnginesWorld world;
+    world.start_both();
+    world.run(10 * interval);
+    CHECK(world.engine.state().completed == 10);
+    CHECK(world.second.state().completed == 20);
+    CHECK(world.get(COMPLETED, 8) == 10);
+    CHECK(world.get(engine_stride + COMPLETED, 8) == 20);
+    CHECK(world.get(engine_stride + STATUS) == STATUS_RUNNING);
+    CHECK(world.trailer_word(1) == (cookie_of(1) ^ 9));
+    CHECK(world.machine.mmio_read(PhysAddr{world.mailbox} + (transfer - trailer_bytes), 8) == (0x99 ^ 19));
+    // The referee counts both, and each.
+    DeviceReferee& referee = world.machine.device_referee;
+    CHECK(referee.engine("nic2").completions == 30);
+    CHECK(referee.engine("nic2", 0).completions == 10);
+    CHECK(referee.engine("nic2", 1).completions == 20);
+    CHECK(referee.engine("nic2", 1).lost == 0);
+    CHECK(referee.totals().completions == 30);
+
+    const auto events = world.events();
+    const auto count_of = [&](u64 engine) {
+        u64 count = 0;
+        for (const TraceEvent& event : events)
+            if (event.name == "dma.completions" && event.number("engine") == engine) count += event.number("count");
+        return count;
+    };
+    CHECK(count_of(0) == 10);
+    CHECK(count_of(1) == 20);
+}
+
+TEST_CASE("stopping or resetting one engine by its control register leaves the other running") {
+    for (const u32 control : {u32{0}, CONTROL_RESET}) {
+        TwoEnginesWorld world;
+        world.start_both();
+        world.machine.mmio_write(PhysAddr{world.mailbox} + 64, 8, 5);
+        world.run(2 * interval);
+        world.set(engine_stride + CONTROL, control);
+        CHECK(world.engine.running());
+        CHECK_FALSE(world.second.running());
+        CHECK(world.second.state().entries == (control == 0 ? 1 : 0));
+        world.run(2 * interval);
+        CHECK(world.engine.state().completed == 4);
+        CHECK(world.second.state().completed == (control == 0 ? 4 : 0));
+        const auto stops = world.events("dma.stop");
+        REQUIRE(stops.size() == 1);
+        CHECK(stops[0].number("engine") == 1);
+        CHECK(stops[0].text("device") == "nic2");
+    }
+}
+
+TEST_CASE("a reset of the function resets both engines and the mailbox") {
+    TwoEnginesWorld world;
+    const PhysAddr own = world.bar("nic2", 2);
+    world.machine.mmio_write(own, 8, 5);
+    world.start_both();
+    world.run(2 * interval);
+    CHECK(world.machine.mmio_read(own, 8) == 5);
+    world.machine.reset_devices();
+    CHECK_FALSE(world.engine.running());
+    CHECK_FALSE(world.second.running());
+    CHECK(world.second.state().ring_base == 0);
+    CHECK(world.machine.clock.events_pending() == 0);
+    CHECK(world.machine.mmio_read(world.bar("nic2", 2), 8) == 0);
+    CHECK(world.events("dma.stop").size() == 2);
+}
+
+TEST_CASE("a fault point counts the ticks of both engines by the function's name") {
+    // In order of time: engine 1 at 500, then at 1000 engine 0, whose event was there first, and engine 1 again.
+    TwoEnginesWorld world({"dma.write[nic2]#2=drop"});
+    world.start_both();
+    world.run(interval);
+    CHECK(world.engine.state().completed == 0);
+    CHECK(world.engine.state().sequence == 1);
+    CHECK(world.second.state().completed == 2);
+    CHECK(world.machine.device_referee.engine("nic2", 0).lost == 1);
+    CHECK(world.machine.device_referee.engine("nic2", 1).lost == 0);
+}
+
+TEST_CASE("behind the engines there are no registers") {
+    EngineWorld world(1);
+    world.set(2 * engine_stride + RING_ENTRIES, 7);
+    CHECK(world.get(2 * engine_stride + RING_ENTRIES) == 0);
+    // A write of 8 bytes that begins in the last word of one ends in the first of the other.
+    world.set(engine_stride - 4, u64{CONTROL_CIRCULAR} << 32, 8);
+    CHECK(world.get(engine_stride + CONTROL) == CONTROL_CIRCULAR);
+    CHECK(world.get(engine_stride - 4, 8) == u64{CONTROL_CIRCULAR} << 32);
+}
+
+TEST_CASE("a source that lies in two frames, or where nobody wrote, is hashed as one that does not") {
+    EngineWorld world(3);
+    const PhysAddr across = source_of(9) + (page_bytes - 24);
+    std::vector<std::byte> text(transfer);
+    for (u32 i = 0; i < transfer; ++i) text[i] = std::byte(i * 7);
+    world.machine.ram.write_bytes(across, text);
+    world.put(0, {across.raw, destination_of(0).raw, transfer, DESC_OWNER, 1});
+    world.put(1, {source_of(20).raw, destination_of(1).raw, transfer, DESC_OWNER, 1});
+    world.put(2, {world.bar("nic1", 2).raw, destination_of(2).raw, transfer, DESC_OWNER, 1});  // a BAR
+    world.start(CONTROL_ENABLE | CONTROL_CIRCULAR);
+    world.run(3 * interval);
+    const std::vector<std::byte> zeros(transfer);
+    CHECK(world.machine.ram.read<u64>(trailer_of(0) + 8) == XXH3_64bits(text.data(), transfer));
+    CHECK(world.machine.ram.read<u64>(trailer_of(1) + 8) == XXH3_64bits(zeros.data(), transfer));
+    CHECK(world.machine.ram.read<u64>(trailer_of(2) + 8) == XXH3_64bits(zeros.data(), transfer));
+}
+
+TEST_CASE("a flipped bit of the source is not in RAM") {
+    EngineWorld world(1, {"dma.read#1=flip(8,0)"});
+    const std::vector<std::byte> before = world.machine.ram.read_vector(source_of(0), transfer);
+    world.start(CONTROL_ENABLE | CONTROL_CIRCULAR);
+    world.run(interval);
+    CHECK(world.machine.ram.read_vector(source_of(0), transfer) == before);
 }
 
 // --- planned faults ------------------------------------------------------------------------------------------------

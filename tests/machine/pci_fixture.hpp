@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "machine/device/dma_engine.hpp"
+#include "machine/device/dma_nic.hpp"
 #include "machine/device/p2p_gpu.hpp"
 #include "machine/machine.hpp"
 
@@ -66,7 +66,7 @@ struct PciWorld {
         REQUIRE(found != nullptr);
         return *found;
     }
-    DmaEngine& nic(std::string_view name) { return dynamic_cast<DmaEngine&>(function(name)); }
+    DmaNic& nic(std::string_view name) { return dynamic_cast<DmaNic&>(function(name)); }
     P2pGpu& gpu(std::string_view name) { return dynamic_cast<P2pGpu&>(function(name)); }
 
     /// Where it answers now, by the bus numbers in the bridges.

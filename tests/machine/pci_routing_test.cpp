@@ -82,8 +82,8 @@ TEST_CASE("of two functions that answer to an address, the first by devfn gets t
     PciWorld world({on_root("a", "dma-nic", 1), on_root("b", "dma-nic", 2)});
     world.write("b", BASE_ADDRESS_0, 4, static_cast<u32>(world.bar("a", 0).raw));
     world.machine.mmio_write(world.bar("b", 0) + nic::INTERVAL, 4, 3);
-    CHECK(world.nic("a").state().interval_ns == 3);
-    CHECK(world.nic("b").state().interval_ns == 0);
+    CHECK(world.nic("a").engine(0).state().interval_ns == 3);
+    CHECK(world.nic("b").engine(0).state().interval_ns == 0);
 }
 
 // --- requests ------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ TEST_CASE("a function-level reset clears registers and device, and keeps the lat
     CHECK(nic.msix_entry(0).address == 0);
     CHECK(world.read("nic0", express_cap_at + EXP_DEVCTL2, 2) == 0);
     CHECK_FALSE(world.read("nic0", express_cap_at + EXP_DEVCTL, 2) & EXP_DEVCTL_BCR_FLR);
-    CHECK(world.nic("nic0").state().interval_ns == 0);
+    CHECK(world.nic("nic0").engine(0).state().interval_ns == 0);
     CHECK(nic.resets == 1);
     CHECK(nic.requester_id() == Bdf(3, 0));
     const auto events = world.events("pci.reset");

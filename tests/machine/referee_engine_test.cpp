@@ -12,7 +12,7 @@ struct EngineWorld : DeviceWorld {
     u64 sequence = 0;
     EngineWorld() {
         open();
-        devices.engine_started(nic, {buffer_iova, 1000, 0, 4, true});
+        devices.engine_started(nic, 0, {buffer_iova, 1000, 0, 4, true});
     }
     static std::array<std::byte, 16> trailer_of(u64 number) {
         std::array<std::byte, 16> trailer{};
@@ -23,7 +23,7 @@ struct EngineWorld : DeviceWorld {
     static u64 offset_of(u64 number) { return number % 4 * page_bytes + page_bytes - 16; }
     void tell(u64 number, BusStatus status = BusStatus::ok) {
         const std::array<std::byte, 16> trailer = trailer_of(number);
-        devices.engine_tick(nic, number, static_cast<u32>(number % 4), buffer_iova + offset_of(number), trailer,
+        devices.engine_tick(nic, 0, number, static_cast<u32>(number % 4), buffer_iova + offset_of(number), trailer,
                             status);
     }
     /// A microsecond passes and the next tick is carried out.
@@ -155,11 +155,11 @@ TEST_CASE("a ring that ran dry is counted, and no finding") {
     world.ticks(2);
     world.promise();
     world.machine.clock.advance(1000);
-    world.devices.engine_dry(world.nic, true);
+    world.devices.engine_dry(world.nic, 0, true);
     world.machine.clock.advance(7000);
     REQUIRE(world.devices.engine("nic0").dry_ns == 7000);
     world.jump();
-    world.devices.engine_dry(world.nic, false);
+    world.devices.engine_dry(world.nic, 0, false);
     SECTION("it goes on after an interval") {}
     SECTION("it goes on at once") {
         world.tell(world.sequence, BusStatus::ok);
@@ -180,30 +180,30 @@ TEST_CASE("who stops an engine must own it: the control register is the owner's 
     world.ticks(2);
     world.promise();
     SECTION("before freeze") {
-        world.devices.engine_stopped(world.nic);
+        world.devices.engine_stopped(world.nic, 0);
         world.machine.clock.advance(9000);
         world.jump();
         REQUIRE(world.ids() == "");
     }
     SECTION("after freeze") {
         world.freeze();
-        world.devices.engine_stopped(world.nic);
+        world.devices.engine_stopped(world.nic, 0);
         REQUIRE_THAT(world.only().message, Contains("its control register stopped it"));
     }
     SECTION("in the next kernel, before the claim") {
         world.jump();
-        world.devices.engine_stopped(world.nic);
+        world.devices.engine_stopped(world.nic, 0);
         REQUIRE(world.ids() == "dma.continuous");
     }
     SECTION("started anew in the next kernel, before the claim") {
         world.jump();
-        world.devices.engine_started(world.nic, {buffer_iova, 1000, 0, 4, true});
+        world.devices.engine_started(world.nic, 0, {buffer_iova, 1000, 0, 4, true});
         REQUIRE_THAT(world.only().message, Contains("started it anew"));
     }
     SECTION("after the claim") {
         world.jump();
         world.claim();
-        world.devices.engine_stopped(world.nic);
+        world.devices.engine_stopped(world.nic, 0);
         REQUIRE(world.ids() == "");
     }
 }
@@ -212,7 +212,7 @@ TEST_CASE("a reset of a preserved device that runs is a finding twice over") {
     EngineWorld world;
     world.devices.function_reset(world.nic, ResetKind::flr);
     REQUIRE(world.ids() == "");
-    world.devices.engine_started(world.nic, {buffer_iova, 1000, 0, 4, true});
+    world.devices.engine_started(world.nic, 0, {buffer_iova, 1000, 0, 4, true});
     world.promise();
     world.devices.function_reset(world.nic, ResetKind::flr);
     REQUIRE(world.ids() == "pci.stable dma.continuous");
@@ -257,7 +257,7 @@ TEST_CASE("where slots share a destination the trailer written last counts") {
         world.machine.clock.advance(1000);
         const auto trailer = EngineWorld::trailer_of(number);
         world.machine.ram.write_bytes(Pfn{memory_pfn}.phys() + at, trailer);
-        world.devices.engine_tick(world.nic, number, static_cast<u32>(number), buffer_iova + at, trailer,
+        world.devices.engine_tick(world.nic, 0, number, static_cast<u32>(number), buffer_iova + at, trailer,
                                   BusStatus::ok);
     }
     world.end();
@@ -268,13 +268,73 @@ TEST_CASE("a device that shares the buffer of a preserved one may overwrite its 
     EngineWorld world;
     world.promise();
     world.devices.domain_attached(1, world.other);
-    world.devices.engine_started(world.other, {buffer_iova, 1000, 0, 4, true});
+    world.devices.engine_started(world.other, 0, {buffer_iova, 1000, 0, 4, true});
     world.ticks(1);
     const auto trailer = EngineWorld::trailer_of(77);
     world.machine.ram.write_bytes(Pfn{memory_pfn}.phys() + EngineWorld::offset_of(0), trailer);
-    world.devices.engine_tick(world.other, 0, 0, buffer_iova + EngineWorld::offset_of(0), trailer, BusStatus::ok);
+    world.devices.engine_tick(world.other, 0, 0, 0, buffer_iova + EngineWorld::offset_of(0), trailer, BusStatus::ok);
     world.end();
     REQUIRE(world.ids() == "");
+}
+
+TEST_CASE("the engines of a device are judged each by itself") {
+    EngineWorld world;
+    world.devices.engine_started(world.nic, 1, {buffer_iova, 500, 7, 4, true});
+    world.promise();
+    const auto trailer = EngineWorld::trailer_of(7);
+    SECTION("one that goes on does not stand for the other") {
+        for (unsigned i = 0; i < 3; ++i) world.tick();
+        world.end();
+        REQUIRE_THAT(world.message("dma.continuous"), Contains("tick 7 of engine 1 of nic0 was due at"));
+        REQUIRE(world.devices.engine("nic0", 1).lost > 0);
+        REQUIRE(world.devices.engine("nic0", 0).lost == 0);
+        REQUIRE(world.devices.engine("nic0").lost == world.devices.engine("nic0", 1).lost);
+        REQUIRE(world.devices.engine("nic0").completions == 3);
+    }
+    SECTION("a dry one does not stop the time of the other") {
+        world.devices.engine_dry(world.nic, 1, true);
+        world.ticks(2);
+        world.end();
+        REQUIRE(world.ids() == "");
+        REQUIRE(world.devices.engine("nic0", 1).dry_ns == 2000);
+        REQUIRE(world.devices.engine("nic0").dry_ns == 2000);
+        REQUIRE(world.devices.engine("nic0", 0).dry_ns == 0);
+    }
+    SECTION("a trailer of engine 1 that is not in RAM is found") {
+        world.machine.clock.advance(500);
+        world.devices.engine_tick(world.nic, 1, 7, 0, buffer_iova + 8 * page_bytes, trailer, BusStatus::ok);
+        world.devices.engine_stopped(world.nic, 1);
+        world.end();
+        REQUIRE_THAT(world.message("dma.continuous"), Contains("engine 1 of nic0 completed tick 7"));
+    }
+    SECTION("a reset is the end of both") {
+        world.devices.function_reset(world.nic, ResetKind::power_on);
+        world.machine.clock.advance(10'000);
+        world.end();
+        REQUIRE(world.ids() == "");
+    }
+}
+
+TEST_CASE("what a preserved engine writes to a peer is not looked for in RAM, and must be meant to go there") {
+    EngineWorld world;
+    constexpr u64 peer_iova = 0x8000'0000;
+    world.devices.domain_mapped_peer(1, peer_iova, 16 * page_bytes, world.gpu);
+    world.devices.engine_started(world.nic, 1, {buffer_iova, 500, 0, 4, true});
+    world.promise();
+    const u64 to = GENERATE(peer_iova, buffer_iova);
+    for (u64 number = 0; number < 4; ++number) {
+        world.machine.clock.advance(500);
+        if (number % 2) world.tell(world.sequence++);
+        world.devices.dma_written_to_peer(world.nic, to, world.gpu);
+        world.devices.engine_tick(world.nic, 1, number, static_cast<u32>(number), peer_iova + number * 64,
+                                  EngineWorld::trailer_of(number), BusStatus::ok);
+    }
+    for (u64 number = 0; number < world.sequence; ++number)
+        world.machine.ram.write_bytes(Pfn{memory_pfn}.phys() + EngineWorld::offset_of(number),
+                                      EngineWorld::trailer_of(number));
+    world.end();
+    REQUIRE(world.of("dma.continuous").empty());
+    REQUIRE(world.of("dma.contained").size() == (to == peer_iova ? 0 : 4));
 }
 
 TEST_CASE("a million ticks and writes take nothing from the arena") {
