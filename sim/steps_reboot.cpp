@@ -79,9 +79,7 @@ Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
 
 StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
-    case StepId::advance:
-        run_guests(instance, step.get_u64(step.spec->fields.front().name));
-        return {};
+    case StepId::advance: run_guests(instance, step.get_u64(step.spec->fields.front().name)); return {};
     case StepId::kexec_load: {
         const FieldValue* cmdline = step.find("cmdline");
         const u64 index = step.find_u64("kernel").value_or(default_next(instance));
