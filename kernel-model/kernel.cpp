@@ -189,7 +189,14 @@ void Kernel::blackout_begins() {
     machine.trace.emit(Layer::kernel, "kernel.blackout", {});
 }
 
+void Kernel::blackout_called_off() {
+    if (!blackout_start_ns_) return;
+    blackout_start_ns_.reset();
+    machine.trace.emit(Layer::kernel, "kernel.blackout_off", {});
+}
+
 Result<PhysRange> Kernel::kexec_reboot() {
+    machine.trace.emit(Layer::kernel, "kernel.reboot", {});
     for (const auto& hook : hooks.reboot_prepare) TRY(hook());
     const KexecImage* image = kexec.image();
     if (!image) return fail(Errno::einval);

@@ -140,7 +140,7 @@ public:
     /// Blackout starts (freeze, or the reboot where nothing freezes); later calls before the jump do nothing.
     void blackout_begins();
     /// A freeze failed or was cancelled: the workload runs on.
-    void blackout_called_off() { blackout_start_ns_.reset(); }
+    void blackout_called_off();
     std::optional<u64> blackout_start_ns() const { return blackout_start_ns_; }
 
 private:

@@ -39,8 +39,8 @@ template <typename Range, typename Value> bool holds(const Range& range, const V
 
 /// The kind of a resource, which says nothing about which one.
 bool is_kind(std::string_view word) {
-    constexpr std::string_view kinds[] = {"file",  "subsystem", "bench",   "descriptor",
-                                          "folio", "pages",     "vmalloc", "token"};
+    constexpr std::string_view kinds[] = {"file",  "subsystem", "bench", "descriptor", "folio",
+                                          "pages", "vmalloc",   "token", "guest",      "device"};
     return holds(kinds, word);
 }
 
@@ -72,8 +72,8 @@ void Subject::add_resource(std::string_view resource) {
 }
 
 void Subject::add_step(std::string_view step_text) {
-    constexpr std::string_view naming[] = {"fd",    "name",    "as",        "token", "folio",
-                                           "pages", "vmalloc", "subsystem", "agent"};
+    constexpr std::string_view naming[] = {"fd",      "name",      "as",    "token",  "folio", "pages",
+                                           "vmalloc", "subsystem", "agent", "device", "vm"};
     const std::vector<std::string_view> parts = words_of(step_text);
     for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
         if (!holds(naming, parts[i])) continue;
@@ -120,10 +120,38 @@ void EventHistory::add(const TraceEvent& event) {
     if (events_.size() > events_max) events_.pop_front();
 }
 
-std::vector<const TraceEvent*> EventHistory::last(const Subject& subject, std::size_t count) const {
-    std::vector<const TraceEvent*> found;
+namespace {
+
+/// Makes one of two events that follow one another, if they are of a kind that comes in numbers.
+bool merged(const TraceEvent& earlier, TraceEvent& later) {
+    if (earlier.name != later.name || earlier.text("device") != later.text("device")) return false;
+    const auto set = [&](std::string_view key, u64 number) {
+        const auto at = std::ranges::find(later.fields, key, &TraceEvent::Field::key);
+        if (at != later.fields.end())
+            at->number = number;
+        else
+            later.fields.push_back({std::string(key), TraceField::Type::decimal, number, {}});
+    };
+    if (later.name == "pci.config_write") {
+        set("writes", later.number("writes", 1) + 1);
+        return true;
+    }
+    const bool ticks = later.name == "dma.completions" || later.name == "dma.lost";
+    const u64 first = earlier.number("first_sequence"), count = earlier.number("count");
+    if (!ticks || first + count != later.number("first_sequence") || earlier.text("status") != later.text("status"))
+        return false;
+    set("first_sequence", first);
+    set("count", count + later.number("count"));
+    set("first_ns", earlier.number("first_ns"));
+    return true;
+}
+
+}  // namespace
+
+std::vector<TraceEvent> EventHistory::last(const Subject& subject, std::size_t count) const {
+    std::vector<TraceEvent> found;
     std::multiset<std::string_view> ended;  // spans whose end is in the list: it says what their begin would
-    for (auto at = events_.rbegin(); at != events_.rend() && found.size() < count; ++at) {
+    for (auto at = events_.rbegin(); at != events_.rend(); ++at) {
         // The verdicts themselves are not what led to them.
         if (at->name.starts_with("run.") || at->name == "referee.finding") continue;
         if (!(subject.empty() ? at->name == "step" : subject.touched_by(*at))) continue;
@@ -132,11 +160,23 @@ std::vector<const TraceEvent*> EventHistory::last(const Subject& subject, std::s
                 ended.erase(end);
                 continue;
             }
+        if (!found.empty() && merged(*at, found.back())) continue;
+        if (found.size() == count) break;
         if (at->phase == Phase::end) ended.insert(at->name);
-        found.push_back(&*at);
+        found.push_back(*at);
     }
     std::reverse(found.begin(), found.end());
     return found;
+}
+
+const TraceEvent& RequesterNames::named(const TraceEvent& event) {
+    if (event.name == "pci.config_write") names_[event.text("address")] = event.text("device");
+    if (event.name != "iommu.fault") return event;
+    const auto at = names_.find(fmt::format("{:04x}:{}", event.number("unit"), event.text("source")));
+    if (at == names_.end()) return event;
+    fault_ = event;
+    fault_.fields.push_back({"device", TraceField::Type::text, 0, at->second});
+    return fault_;
 }
 
 std::string result_text(const TraceEvent& event) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,11 +31,22 @@ struct Subject {
 class EventHistory {
 public:
     void add(const TraceEvent& event);
-    /// The last `count` that touched it, oldest first; with an empty subject the last steps.
-    std::vector<const TraceEvent*> last(const Subject& subject, std::size_t count) const;
+    /// The last `count` that touched it, oldest first; with an empty subject the last steps. Completions that follow
+    /// one another are one, and so are config writes to one device; the latter then with a field `writes`.
+    std::vector<TraceEvent> last(const Subject& subject, std::size_t count) const;
 
 private:
     std::deque<TraceEvent> events_;
+};
+
+/// Which device is behind a requester id: config cycles tell. A fault of an IOMMU gets a field `device`.
+class RequesterNames {
+public:
+    const TraceEvent& named(const TraceEvent& event);
+
+private:
+    std::map<std::string, std::string> names_;  // "0000:03:00.0"
+    TraceEvent fault_;
 };
 
 /// `name` and its fields in one line, "kho.preserve phys 0x1000 order 0 count 2": for events that have no words of

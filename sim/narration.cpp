@@ -29,9 +29,14 @@ std::string rule_text(std::string_view text, bool heavy) {
 Narrator::Narrator(TextSink sink, NarrationOptions options, std::string command)
     : sink_(std::move(sink)),
       options_(options),
-      command_(std::move(command)) {}
+      command_(std::move(command)),
+      activity_(options.verbose) {}
 
-void Narrator::event(const TraceEvent& event) {
+void Narrator::event(const TraceEvent& told) {
+    const TraceEvent& event = requesters_.named(told);
+    const GuestStory* guest = event.name == "vm.resume" ? story_.update.guest(event.text("vm")) : nullptr;
+    pause_ns_.reset();
+    if (guest && guest->paused_since_ns) pause_ns_ = event.time_ns - *guest->paused_since_ns;
     story_.event(event);
     history_.add(event);
     if (event.name == "run.end") {
@@ -43,6 +48,10 @@ void Narrator::event(const TraceEvent& event) {
         return;
     }
     if (options_.quiet) return;
+    if (story_.update.phase() != activity_phase_) {
+        end_activity();
+        activity_phase_ = story_.update.phase();
+    }
     if (event.name == "run.begin") return header();
     if (event.name == "generation") return begin_generation(event);
     if (event.name == "step" || event.name == "epilogue")
@@ -158,13 +167,14 @@ void Narrator::span(const TraceEvent& event) {
 
 void Narrator::instant(const TraceEvent& event) {
     if (event.name == "kernel.log") return log_line(event);
-    if (life(event) || protocol(event)) return;
+    if (life(event) || protocol(event) || devices(event)) return;
     if (options_.verbose && !event.name.starts_with("run.")) add(event_text(event), Style::dim);
 }
 
 /// The life of the machine and its kernels.
 bool Narrator::life(const TraceEvent& event) {
     const std::string& name = event.name;
+    if (name == "kernel.panic" || name == "kernel.end" || name == "kernel.user_space") end_activity();
     if (name == "kernel.panic") {
         add(fmt::format("✗ the kernel died: {}", printable(event.text("reason"))), Style::bad);
     } else if (name == "kernel.signal") {
@@ -180,12 +190,10 @@ bool Narrator::life(const TraceEvent& event) {
             Style::warn);
     } else if (name == "kernel.blackout") {
         add("blackout begins", Style::accent);
+    } else if (name == "kernel.blackout_off") {
+        add("blackout called off", Style::accent);
     } else if (name == "kernel.user_space") {
-        const bool ends = story_.blackout && story_.blackout->complete && story_.blackout->end_ns == event.time_ns;
-        add(ends ? fmt::format("user space runs; blackout was {}",
-                               milliseconds_text(story_.blackout->end_ns - story_.blackout->begin_ns))
-                 : std::string("user space runs"),
-            Style::accent);
+        user_space(event);
     } else if (name == "kexec.jump") {
         add(event.number("handover") ? "jump: memory, boot parameters and a handover pass"
                                      : "jump: memory and boot parameters pass, no handover",
@@ -196,6 +204,50 @@ bool Narrator::life(const TraceEvent& event) {
         return false;
     }
     return true;
+}
+
+void Narrator::user_space(const TraceEvent& event) {
+    const auto& blackout = story_.update.blackout();
+    std::string text = "user space runs";
+    if (blackout && blackout->user_space_ns == event.time_ns) {
+        const std::string so_far = milliseconds_text(event.time_ns - blackout->begin_ns);
+        const u64 waiting = story_.update.waiting_guests();
+        text += waiting ? fmt::format(" {} after the blackout began; {} wait{}", so_far, count_text(waiting, "guest"),
+                                      waiting == 1 ? "s" : "")
+                        : fmt::format("; blackout was {}", so_far);
+    }
+    add(std::move(text), Style::accent);
+}
+
+/// What devices and guests do: some of it at once, most of it added up.
+bool Narrator::devices(const TraceEvent& event) {
+    if (activity_.add(event)) return true;
+    if (event.name == "vm.resume") {
+        guest_resumes(event);
+        return true;
+    }
+    // All devices are reset when the machine gets power.
+    if (event.name == "pci.reset" && event.text("kind") == "power-on" && !options_.verbose) return true;
+    std::string words = device_words(event);
+    if (words.empty()) return false;
+    if (event.name == "dma.start" || event.name == "dma.stop") end_activity();
+    add(std::move(words), device_style(event));
+    return true;
+}
+
+void Narrator::guest_resumes(const TraceEvent& event) {
+    std::string text = device_words(event);
+    if (pause_ns_) text += fmt::format(", paused {}", milliseconds_text(*pause_ns_));
+    add(std::move(text), Style::accent);
+    const auto& blackout = story_.update.blackout();
+    if (event.text("by") != "restore" || !blackout || story_.update.waiting_guests()) return;
+    add(fmt::format("all guests run; blackout was {}", milliseconds_text(blackout->end_ns - blackout->begin_ns)),
+        Style::accent);
+}
+
+void Narrator::end_activity() {
+    if (activity_.empty()) return;
+    for (Activity::Line& line : activity_.take(activity_phase_)) add(std::move(line.text), line.style);
 }
 
 /// Instruments, states and ranges that the protocols report.
@@ -306,6 +358,7 @@ void Narrator::push(std::string text, Style style, std::string result, Style res
 }
 
 void Narrator::write_lines() {
+    end_activity();
     end_fold();
     for (const Line& line : lines_) write_line(line);
     lines_.clear();

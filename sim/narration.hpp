@@ -8,6 +8,7 @@
 //      27.001 ms  luo.prepare                  ✓     a step: when it began, what it is, its result
 //                   prepare  memfd-v1 0x1001   ✓     what happened in it: callbacks, ranges, states, log lines
 //                   state  normal ──► prepared
+//                   nic0: 200 completions, …         what devices and guests did in it, added up (sim/activity.hpp)
 //   ── memfd-survives: passed ────────────────       the summary, or what was violated and how to repeat it
 //
 // A step's line is written when the step has ended, because its result stands on it; what happened in it is held
@@ -25,8 +26,10 @@
 #include <vector>
 
 #include "machine/trace.hpp"
+#include "sim/activity.hpp"
 #include "sim/event_history.hpp"
 #include "sim/terminal_text.hpp"
+#include "sim/update_story.hpp"
 
 namespace kexec_sim::sim {
 
@@ -46,11 +49,7 @@ struct RunStory {
         std::string profile, release, end;
     };
     std::vector<Life> generations;
-    struct Blackout {
-        u64 begin_ns = 0, shutdown_ns = 0, relocation_ns = 0, jump_ns = 0, boot_ns = 0, end_ns = 0;
-        bool complete = false;
-    };
-    std::optional<Blackout> blackout;  // the last one, or the one that runs
+    UpdateStory update;
     struct FindingSeen {
         std::string invariant, message, resource;
         u64 frames = 0, first_frame = 0;
@@ -105,6 +104,11 @@ private:
     void instant(const TraceEvent& event);
     bool life(const TraceEvent& event);
     bool protocol(const TraceEvent& event);
+    bool devices(const TraceEvent& event);
+    void user_space(const TraceEvent& event);
+    void guest_resumes(const TraceEvent& event);
+    /// Writes what devices and guests have done in the phase that ends.
+    void end_activity();
     void log_line(const TraceEvent& event);
     void range(const TraceEvent& event);
     void end_fold();
@@ -128,6 +132,10 @@ private:
     std::vector<Line> lines_;
     std::vector<OpenSpan> spans_;
     std::optional<Fold> fold_;
+    RequesterNames requesters_;
+    Activity activity_;
+    UpdatePhase activity_phase_ = UpdatePhase::outside;
+    std::optional<u64> pause_ns_;  // of the guest that the event lets go on
 };
 
 /// The words for a callback or other span; empty: it has none. (`luo.subsystem.prepare`, name iommu -> "prepare

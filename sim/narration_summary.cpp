@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>
+#include <utility>
 
 #include "machine/referee.hpp"
 #include "sim/narration.hpp"
@@ -41,15 +42,48 @@ std::string bare_milliseconds(u64 ns) {
     return text;
 }
 
-std::string blackout_words(const RunStory::Blackout& blackout) {
-    const u64 freeze = blackout.shutdown_ns - blackout.begin_ns;
-    const u64 shutdown = blackout.relocation_ns - blackout.shutdown_ns;
-    const u64 relocation = blackout.jump_ns - blackout.relocation_ns;
-    const u64 boot = blackout.end_ns - blackout.jump_ns;
-    std::string text = milliseconds_text(blackout.end_ns - blackout.begin_ns);
-    if (!blackout.shutdown_ns || !blackout.relocation_ns) return text;
-    return text + fmt::format(" = freeze {} + shutdown {} + relocation {} + boot {}", bare_milliseconds(freeze),
-                              bare_milliseconds(shutdown), bare_milliseconds(relocation), bare_milliseconds(boot));
+/// Parts in whole microseconds, so cut that they sum up to the whole as it is shown.
+std::string blackout_words(const Blackout& blackout) {
+    const auto since_begin = [&](u64 ns) { return (ns - blackout.begin_ns) / 1000 * 1000; };
+    std::string text = milliseconds_text(blackout.end_ns - blackout.begin_ns), sign = " = ";
+    for (const Blackout::Part& part : blackout.parts()) {
+        text += fmt::format("{}{} {}", std::exchange(sign, " + "), update_phase_name(part.phase),
+                            bare_milliseconds(since_begin(part.end_ns) - since_begin(part.begin_ns)));
+    }
+    return text;
+}
+
+std::string dma_words(const RunStory& story) {
+    std::string text;
+    for (const DeviceStory& device : story.update.devices()) {
+        if (device.completions() + device.lost == 0 && !device.dma_on) continue;
+        text += (text.empty() ? "" : "; ") + printable(device.name) + " ";
+        if (story.update.blackout())
+            text += fmt::format("{} completions before, {} in blackout, {} after, ", device.before,
+                                device.in_blackout, device.after);
+        else
+            text += count_text(device.completions(), "completion") + ", ";
+        text += device.lost ? fmt::format("{} lost", device.lost) : std::string("no gaps");
+        if (device.dry_ns) text += ", without work for " + milliseconds_text(device.dry_ns);
+    }
+    return text;
+}
+
+std::string guests_words(const RunStory& story) {
+    std::string text;
+    for (const GuestStory& guest : story.update.guests()) {
+        text +=
+            fmt::format("{}{} {}", text.empty() ? "" : "; ", printable(guest.name), count_text(guest.steps, "step"));
+        if (guest.pauses == 1) text += ", paused " + milliseconds_text(guest.longest_pause_ns);
+        if (guest.pauses > 1)
+            text +=
+                fmt::format(", paused {} times, at most {}", guest.pauses, milliseconds_text(guest.longest_pause_ns));
+        if (guest.gone)
+            text += ", gone with its kernel";
+        else if (guest.paused_since_ns)
+            text += ", paused since " + milliseconds_text(*guest.paused_since_ns);
+    }
+    return text;
 }
 
 std::string lives_words(const RunStory& story) {
@@ -76,13 +110,14 @@ std::string touched_text(const Subject& subject, std::string_view title, const E
     const auto events = history.last(subject, events_shown);
     if (events.empty()) return {};
     std::string out = indented(title, 4, 6);
-    for (const TraceEvent* event : events) {
-        const std::string head = fmt::format("gen {} {:>12}  ", event->generation, milliseconds_text(event->time_ns));
-        std::string text = event_text(*event);
-        if (event->name == "step") {
-            const std::string result = event->text("result");
-            text = printable(event->text("text")) + (result.empty() ? "" : " → " + printable(result));
+    for (const TraceEvent& event : events) {
+        const std::string head = fmt::format("gen {} {:>12}  ", event.generation, milliseconds_text(event.time_ns));
+        std::string text = device_words(event);
+        if (event.name == "step") {
+            const std::string result = event.text("result");
+            text = printable(event.text("text")) + (result.empty() ? "" : " → " + printable(result));
         }
+        if (text.empty()) text = event_text(event);
         out += indented(head + text, 6, 6 + text_columns(head));
     }
     return out;
@@ -123,7 +158,9 @@ std::string summary_text(const RunStory& story, bool color) {
                       styled(rule_text(fmt::format("{}: {}", printable(story.scenario), verdict), false),
                              story.passed ? Style::good : Style::bad, color) +
                       "\n";
-    if (story.blackout && story.blackout->complete) out += labelled("blackout", blackout_words(*story.blackout));
+    if (story.update.blackout()) out += labelled("blackout", blackout_words(*story.update.blackout()));
+    if (const std::string words = dma_words(story); !words.empty()) out += labelled("dma", words);
+    if (const std::string words = guests_words(story); !words.empty()) out += labelled("guests", words);
     if (story.folios > 0 || story.map_pages > 0) {
         out += labelled("handed over", fmt::format("{}, {}; the map takes {}", count_text(story.folios, "folio"),
                                                    bytes_text(story.bytes), count_text(story.map_pages, "page")));

@@ -77,6 +77,7 @@ std::string range_words(const TraceEvent& event) {
 
 void RunStory::event(const TraceEvent& event) {
     end_ns = std::max(end_ns, event.time_ns);
+    update.event(event);
     const std::string& name = event.name;
     if (name == "run.begin") {
         scenario = event.text("scenario");
@@ -89,24 +90,10 @@ void RunStory::event(const TraceEvent& event) {
             {static_cast<Generation>(event.number("index")), event.text("profile"), event.text("release"), {}});
     } else if (name == "kernel.end") {
         if (!generations.empty()) generations.back().end = event.text("how");
-        if (event.text("how") != "kexec" && blackout && !blackout->complete) blackout.reset();
     } else if (name == "step") {
         if (event.phase == Phase::begin) {
             ++steps;
             last_step_text = event.text("text");
-        }
-    } else if (name == "kernel.blackout") {
-        blackout = Blackout{.begin_ns = event.time_ns};
-    } else if (name == "kernel.shutdown") {
-        if (blackout) blackout->shutdown_ns = event.time_ns;
-    } else if (name == "kernel.relocation") {
-        if (blackout) blackout->relocation_ns = event.time_ns;
-    } else if (name == "kexec.jump") {
-        if (blackout) blackout->jump_ns = event.time_ns;
-    } else if (name == "kernel.user_space") {
-        if (blackout && !blackout->complete && blackout->jump_ns) {
-            blackout->end_ns = event.time_ns;
-            blackout->complete = true;
         }
     } else if (name == "referee.finding") {
         findings.push_back({event.text("invariant"), event.text("message"), event.text("resource"),

@@ -32,6 +32,7 @@ template <typename Range> bool any_in(const std::vector<Range>& ranges, u64 begi
 }  // namespace
 
 void StepView::event(const TraceEvent& event) {
+    update_.event(event);
     const std::string& name = event.name;
     const u64 phys = event.number("phys");
     const u64 bytes = event.field("bytes")
@@ -96,7 +97,38 @@ std::string StepView::text(const Machine& machine) const {
     if (!luo_state_.empty()) out += fmt::format("  LUO: {}\n", luo_state_);
     if (!callbacks_.empty()) out += "  last callbacks:\n";
     for (const std::string& callback : callbacks_) out += "    " + shortened(callback, terminal_columns - 4) + "\n";
-    return out;
+    return out + devices_text() + guests_text();
+}
+
+std::string StepView::devices_text() const {
+    std::string out;
+    for (const DeviceStory& device : update_.devices()) {
+        if (!device.dma_on && device.completions() + device.lost == 0) continue;
+        std::string text = fmt::format("{}: DMA {}, {}", printable(device.name),
+                                       !device.dma_on ? "off"
+                                       : device.dry   ? "waits for descriptors"
+                                                      : "every " + interval_text(device.interval_ns),
+                                       count_text(device.completions(), "completion"));
+        if (device.in_blackout) text += fmt::format(" ({} in the blackout)", device.in_blackout);
+        if (device.lost) text += fmt::format(", {} lost", device.lost);
+        out += "    " + shortened(text, terminal_columns - 4) + "\n";
+    }
+    return out.empty() ? out : "  devices:\n" + out;
+}
+
+std::string StepView::guests_text() const {
+    std::string out;
+    for (const GuestStory& guest : update_.guests()) {
+        std::string text = fmt::format("{}: {}", printable(guest.name), count_text(guest.steps, "step"));
+        if (guest.gone)
+            text += ", gone with its kernel";
+        else if (guest.paused_since_ns)
+            text += ", paused since " + milliseconds_text(*guest.paused_since_ns);
+        else if (guest.pauses)
+            text += ", paused for at most " + milliseconds_text(guest.longest_pause_ns);
+        out += "    " + shortened(text, terminal_columns - 4) + "\n";
+    }
+    return out.empty() ? out : "  guests:\n" + out;
 }
 
 StepAnswer StepPrompt::ask() {

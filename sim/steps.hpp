@@ -56,6 +56,9 @@ Result<luo::LuoClient*> ensure_luo_open(KernelInstance& instance);
 Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties);
 void undo_vmm_duties(KernelInstance& instance);
 
+/// Lets virtual time pass, in which the guests run, and says how far each came.
+void run_guests(KernelInstance& instance, u64 ns);
+
 /// kexec.exec: the reboot path up to the jump. On success RunState says where the next kernel starts.
 Result<> run_kexec(KernelInstance& instance);
 

@@ -65,8 +65,12 @@ Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
     const VmmDuties duties = wanted == "none"      ? VmmDuties::none
                              : wanted == "disable" ? VmmDuties::disable
                                                    : VmmDuties::mask;
+    const bool blackout_before = instance.kernel.blackout_start_ns().has_value();
     auto result = do_vmm_duties(instance, duties);
-    if (result) result = run_kexec(instance);
+    if (result)
+        result = run_kexec(instance);
+    else if (!blackout_before)
+        instance.kernel.blackout_called_off();
     if (!result) undo_vmm_duties(instance);
     return result;
 }
@@ -75,9 +79,7 @@ Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
 
 StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
-    case StepId::advance:
-        instance.kernel.kvm.run(step.get_u64(step.spec->fields.front().name));
-        return {};
+    case StepId::advance: run_guests(instance, step.get_u64(step.spec->fields.front().name)); return {};
     case StepId::kexec_load: {
         const FieldValue* cmdline = step.find("cmdline");
         const u64 index = step.find_u64("kernel").value_or(default_next(instance));

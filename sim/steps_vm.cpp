@@ -45,10 +45,10 @@ StepResult run(KernelInstance& instance, const Step& step) {
         const auto one = vm_of(instance, step);
         if (!one) return one.error();
         for (const auto& [name, vm] : instance.vms)
-            if (vm.get() != *one && vm->vm().running()) held.push_back(vm.get());
+            if (vm.get() != *one && vm->has_vm() && vm->vm().running()) held.push_back(vm.get());
     }
     for (VirtualMachine* vm : held) vm->vm().pause();
-    instance.kernel.kvm.run(ns);
+    run_guests(instance, ns);
     for (VirtualMachine* vm : held) vm->vm().resume();
     return {};
 }
@@ -87,6 +87,16 @@ StepResult restore(KernelInstance& instance, const Step& step) {
 
 }  // namespace
 
+void run_guests(KernelInstance& instance, u64 ns) {
+    std::map<std::string_view, u64> before;
+    for (const auto& [name, vm] : instance.vms)
+        if (vm->has_vm()) before[name] = vm->vm().steps_retired();
+    instance.kernel.kvm.run(ns);
+    for (const auto& [name, steps_before] : before)
+        if (const u64 steps = instance.vms.at(std::string(name))->vm().steps_retired() - steps_before)
+            instance.machine.trace.emit(Layer::sim, "vm.run", {{"vm", name}, {"steps", steps}});
+}
+
 Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties) {
     if (duties == VmmDuties::none) return {};
     for (const auto& [name, vm] : instance.vms) {
@@ -108,10 +118,17 @@ StepResult run_vm_step(KernelInstance& instance, const Step& step) {
     const auto found = vm_of(instance, step);
     if (!found) return found.error();
     VirtualMachine& vm = **found;
+    if (!vm.has_vm() && step.id != StepId::vm_close) return Errno::ebadf;
     switch (step.id) {
     case StepId::vm_attach: return attach(instance, vm, step);
-    case StepId::vm_pause: vm.vm().pause(); return {};
-    case StepId::vm_resume: vm.vm().resume(); return {};
+    case StepId::vm_pause:
+        vm.vm().pause();
+        instance.machine.trace.emit(Layer::sim, "vm.pause", {{"vm", vm.name()}, {"by", "step"}});
+        return {};
+    case StepId::vm_resume:
+        vm.vm().resume();
+        instance.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", vm.name()}, {"by", "step"}});
+        return {};
     case StepId::vm_verify: return verify(instance, vm);
     case StepId::vm_preserve: {
         const auto client = ensure_luo_open(instance);

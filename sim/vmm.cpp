@@ -69,7 +69,7 @@ std::optional<unsigned> VirtualMachine::device_number(const PciDevice& device) c
 }
 
 Result<> VirtualMachine::close() {
-    vm_->pause();
+    give_up();
     for (const i32 fd : fd_.devices) static_cast<void>(agent_.close(fd));
     devices_.clear();
     for (const i32 fd : {fd_.vm, fd_.iommufd, fd_.state, fd_.memory})
@@ -122,7 +122,7 @@ Result<> VirtualMachine::write_state() {
 
 Result<> VirtualMachine::do_duties(VmmDuties duties) {
     vm_->pause();
-    kernel_.machine.trace.emit(Layer::sim, "vm.pause", {{"vm", name_}});
+    kernel_.machine.trace.emit(Layer::sim, "vm.pause", {{"vm", name_}, {"by", "kexec"}});
     duties_done_ = duties;
     TRY(write_state());
     for (const auto& device : devices_) {
@@ -146,7 +146,7 @@ Result<> VirtualMachine::undo_duties() {
     }
     duties_done_.reset();
     vm_->resume();
-    kernel_.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", name_}});
+    kernel_.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", name_}, {"by", "undo"}});
     return {};
 }
 
@@ -235,7 +235,7 @@ Result<> VirtualMachine::start(const State& state, RestoreOptions options) {
         if (options.spurious) vm_->inject(number);
     }
     vm_->resume();
-    kernel_.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", name_}});
+    kernel_.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", name_}, {"by", "restore"}});
     return {};
 }
 

@@ -60,6 +60,8 @@ public:
     void give_up();
 
     const std::string& name() const { return name_; }
+    /// A VM that failed before it had one has no file.
+    bool has_vm() const { return vm_ != nullptr; }
     VmFile& vm() { return *vm_; }
     const std::shared_ptr<ShmemFile>& memory() const { return memory_; }
     const std::shared_ptr<IommufdFile>& iommufd() const { return iommufd_; }

@@ -63,6 +63,12 @@ public:
     bool running() const { return running_ && !broken_; }
     bool broken() const { return broken_; }
     void run(u64 steps);
+    /// All that its vCPUs have retired since it was created, in whichever kernel.
+    u64 steps_retired() const {
+        u64 steps = 0;
+        for (const GuestRegisters& registers : registers_) steps += registers.steps;
+        return steps;
+    }
 
     const std::string& label() const { return label_; }
     void set_label(std::string label);

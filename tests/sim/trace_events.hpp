@@ -107,4 +107,96 @@ inline std::vector<TraceEvent> small_update(std::string_view outcome = "pass") {
     return events;
 }
 
+inline TraceEvent config_write(std::string_view device, u64 offset) {
+    return make_event(0, 0, Layer::machine, "pci.config_write",
+                      {{"device", device},
+                       {"address", device == "nic0" ? "0000:03:00.0" : "0000:04:00.0"},
+                       hex_field("offset", offset),
+                       hex_field("old", 0),
+                       hex_field("new", 1)});
+}
+
+/// Two guests and a NIC that completes something every 10 µs, over a live update.
+inline std::vector<TraceEvent> guest_update() {
+    const u64 ms = 1'000'000, us = 1000;
+    std::vector<TraceEvent> events;
+    const auto add = [&](u64 time_ns, Generation generation, Layer layer, std::string_view name,
+                         std::initializer_list<TraceField> fields, Phase phase = Phase::instant) {
+        events.push_back(make_event(time_ns, generation, layer, name, fields, phase));
+    };
+    u32 steps = 0;
+    const auto begin_step = [&](u64 time_ns, Generation generation, std::string_view text) {
+        add(time_ns, generation, Layer::sim, "step",
+            {{"index", steps}, {"line", i64{1}}, {"text", text}, {"expected", "ok"}, {"note", ""}}, Phase::begin);
+    };
+    const auto end_step = [&](u64 time_ns, Generation generation) {
+        add(time_ns, generation, Layer::sim, "step",
+            {{"index", steps++}, {"result", "ok"}, {"detail", ""}, {"outcome", "pass"}}, Phase::end);
+    };
+    // The first tick is at 27.055 ms.
+    const auto ticks = [&](u64 time_ns, Generation generation, u64 first, u64 count) {
+        const u64 first_ns = 27 * ms + 55 * us + first * 10 * us;
+        add(time_ns, generation, Layer::machine, "dma.completions",
+            {{"device", "nic0"},
+             {"first_sequence", first},
+             {"count", count},
+             {"first_ns", first_ns},
+             {"last_ns", first_ns + (count - 1) * 10 * us}});
+    };
+    const auto guest = [&](u64 time_ns, Generation generation, std::string_view name, std::string_view vm,
+                           std::string_view by) {
+        add(time_ns, generation, Layer::sim, name, {{"vm", vm}, {"by", by}});
+    };
+    add(0, 0, Layer::sim, "run.begin",
+        {{"scenario", "guests"}, {"summary", ""}, {"seed", u64{1}}, {"memory", GiB}, {"nodes", u64{1}}});
+    add(0, 0, Layer::sim, "generation", {{"index", u32{0}}, {"profile", "luo-v3"}, {"release", "6.16.0"}});
+    add(27 * ms, 0, Layer::kernel, "kernel.user_space", {{"release", "6.16.0"}});
+    begin_step(27 * ms + 44 * us, 0, "nic.start: {device: nic0}");
+    add(27 * ms + 45 * us, 0, Layer::machine, "dma.start",
+        {{"device", "nic0"},
+         hex_field("ring_base", 0x2000),
+         {"entries", u64{64}},
+         {"interval_ns", 10 * us},
+         {"circular", u32{1}},
+         {"first_sequence", u64{0}}});
+    end_step(27 * ms + 45 * us, 0);
+    begin_step(27 * ms + 45 * us, 0, "vm.run: 2ms");
+    ticks(28 * ms, 0, 0, 90);
+    ticks(29 * ms + 46 * us, 0, 90, 110);
+    add(29 * ms + 46 * us, 0, Layer::sim, "vm.run", {{"vm", "web"}, {"steps", u64{4000}}});
+    add(29 * ms + 46 * us, 0, Layer::sim, "vm.run", {{"vm", "render"}, {"steps", u64{2000}}});
+    end_step(29 * ms + 46 * us, 0);
+    begin_step(30 * ms + 50 * us, 0, "kexec");
+    ticks(30 * ms + 51 * us, 0, 200, 100);
+    add(30 * ms + 51 * us, 0, Layer::kernel, "kernel.blackout", {});
+    guest(30 * ms + 51 * us, 0, "vm.pause", "render", "kexec");
+    guest(30 * ms + 52 * us, 0, "vm.pause", "web", "kexec");
+    add(30 * ms + 53 * us, 0, Layer::kernel, "kernel.reboot", {});
+    ticks(32 * ms + 53 * us, 0, 300, 200);
+    add(32 * ms + 53 * us, 0, Layer::kernel, "kernel.shutdown", {});
+    ticks(37 * ms + 53 * us, 0, 500, 500);
+    add(37 * ms + 53 * us, 0, Layer::kernel, "kernel.relocation", {});
+    ticks(42 * ms + 53 * us, 0, 1000, 500);
+    add(42 * ms + 53 * us, 0, Layer::machine, "kexec.jump", {{"handover", u64{1}}, {"entry", PhysAddr{0x1000}}});
+    add(42 * ms + 53 * us, 0, Layer::sim, "kernel.end", {{"how", "kexec"}});
+    add(42 * ms + 53 * us, 1, Layer::sim, "generation",
+        {{"index", u32{1}}, {"profile", "luo-v3"}, {"release", "6.17.0"}});
+    ticks(52 * ms, 1, 1500, 1000);
+    ticks(71 * ms + 53 * us, 1, 2500, 1900);
+    add(71 * ms + 53 * us, 1, Layer::kernel, "kernel.user_space", {{"release", "6.17.0"}});
+    end_step(71 * ms + 53 * us, 1);
+    begin_step(71 * ms + 54 * us, 1, "vm.restore: {vm: render, tokens: 0x200}");
+    ticks(71 * ms + 55 * us, 1, 4400, 1);
+    guest(71 * ms + 56 * us, 1, "vm.resume", "render", "restore");
+    end_step(71 * ms + 56 * us, 1);
+    begin_step(71 * ms + 56 * us, 1, "vm.restore: {vm: web, tokens: 0x100}");
+    guest(71 * ms + 58 * us, 1, "vm.resume", "web", "restore");
+    end_step(71 * ms + 58 * us, 1);
+    begin_step(71 * ms + 58 * us, 1, "advance: 2ms");
+    ticks(73 * ms + 59 * us, 1, 4401, 200);
+    end_step(73 * ms + 59 * us, 1);
+    add(74 * ms, 1, Layer::sim, "run.end", {{"outcome", "pass"}, {"blackout", 41 * ms + 7 * us}});
+    return events;
+}
+
 }  // namespace kexec_sim::sim
