@@ -161,8 +161,7 @@ bool Activity::add_dma(const TraceEvent& event) {
 bool Activity::empty() const { return devices_.empty() && alike_.empty() && guests_.empty(); }
 
 void Activity::take_dma(const Device& device, std::string_view phase, std::vector<Line>& lines) const {
-    const std::string head =
-        phase.empty() ? printable(device.name) + ": " : fmt::format("{}  {}: ", phase, printable(device.name));
+    const std::string head = fmt::format("{}{}{}: ", printable(device.name), phase.empty() ? "" : " in ", phase);
     if (const Run& run = device.completed; run.count) {
         const auto interval = std::ranges::find(intervals_, device.name, &Interval::name);
         const u64 ticks = run.last_sequence - run.first_sequence;
@@ -178,9 +177,9 @@ void Activity::take_dma(const Device& device, std::string_view phase, std::vecto
                                      printable(lost.name)),
                          Style::bad});
     if (device.dry == 0 && device.dry_ns == 0) return;
-    std::string text = device.dry > 1 ? fmt::format("ring empty {} times, first", device.dry)
+    std::string text = device.dry > 1 ? fmt::format("ring empty {} times from", device.dry)
                                       : std::string(device.dry ? "ring empty" : "ring filled again");
-    text += fmt::format(" at sequence {}", device.dry_sequence);
+    text += fmt::format("{} sequence {}", device.dry > 1 ? "" : " at", device.dry_sequence);
     if (device.dry_ns) text += fmt::format(", {} without work", milliseconds_text(device.dry_ns));
     if (device.still_dry && device.dry_ns) text += " so far";
     lines.push_back({head + text, Style::warn});
