@@ -243,8 +243,7 @@ TEST_CASE("a ring that runs empty again and again is one line") {
                                     {{"device", "nic0"}, {"sequence", 64 * i}, {"dry_ns", u64{100'000}}}));
     }
     all.insert(all.begin() + 8, events.begin(), events.end());
-    CHECK(narrate(all).find("nic0: ring empty 3 times from sequence 0, 0.300 ms without work") !=
-          std::string::npos);
+    CHECK(narrate(all).find("nic0: ring empty 3 times from sequence 0, 0.300 ms without work") != std::string::npos);
 }
 
 TEST_CASE("the last events that touched a device or a guest are told in words, runs of them as one") {
