@@ -17,6 +17,11 @@ template <typename Item> Item& named(std::vector<Item>& items, const std::string
 /// The device of the event, and of an IOMMU's fault that the narration knows.
 std::string name_of(const TraceEvent& event) { return printable(event.text("device")); }
 
+/// Why a tick was lost.
+std::string lost_words(std::string_view status) {
+    return status == "lost" ? "dropped on its way" : printable(status);
+}
+
 std::string fault_words(const TraceEvent& event) {
     const std::string device = event.text("device"), source = printable(event.text("source"));
     return fmt::format("IOMMU {} refuses {} a {}: {}", event.number("unit"),
@@ -39,7 +44,7 @@ std::string dma_words(const TraceEvent& event) {
     if (what == "completions") return fmt::format("{}: {}, {}", device, count_text(count, "completion"), sequence());
     if (what == "lost")
         return fmt::format("{}: {} lost, {}: {}", device, count_text(count, "tick"), sequence(),
-                           printable(event.text("status")));
+                           lost_words(event.text("status")));
     if (what == "dry") return fmt::format("{}: ring empty at sequence {}", device, event.number("sequence"));
     if (what == "resume")
         return fmt::format("{}: ring filled again after {}, sequence {}", device,
@@ -161,8 +166,7 @@ bool Activity::add_dma(const TraceEvent& event) {
 bool Activity::empty() const { return devices_.empty() && alike_.empty() && guests_.empty(); }
 
 void Activity::take_dma(const Device& device, std::string_view phase, std::vector<Line>& lines) const {
-    const std::string head =
-        phase.empty() ? printable(device.name) + ": " : fmt::format("{}  {}: ", phase, printable(device.name));
+    const std::string head = fmt::format("{}{}{}: ", printable(device.name), phase.empty() ? "" : " in ", phase);
     if (const Run& run = device.completed; run.count) {
         const auto interval = std::ranges::find(intervals_, device.name, &Interval::name);
         const u64 ticks = run.last_sequence - run.first_sequence;
@@ -175,12 +179,12 @@ void Activity::take_dma(const Device& device, std::string_view phase, std::vecto
     for (const Device::Lost& lost : device.lost)
         lines.push_back({fmt::format("{}{} lost, {}: {}", head, count_text(lost.run.count, "tick"),
                                      sequence_text(lost.run.first_sequence, lost.run.last_sequence, phase.empty()),
-                                     printable(lost.name)),
+                                     lost_words(lost.name)),
                          Style::bad});
     if (device.dry == 0 && device.dry_ns == 0) return;
-    std::string text = device.dry > 1 ? fmt::format("ring empty {} times, first", device.dry)
+    std::string text = device.dry > 1 ? fmt::format("ring empty {} times from", device.dry)
                                       : std::string(device.dry ? "ring empty" : "ring filled again");
-    text += fmt::format(" at sequence {}", device.dry_sequence);
+    text += fmt::format("{} sequence {}", device.dry > 1 ? "" : " at", device.dry_sequence);
     if (device.dry_ns) text += fmt::format(", {} without work", milliseconds_text(device.dry_ns));
     if (device.still_dry && device.dry_ns) text += " so far";
     lines.push_back({head + text, Style::warn});

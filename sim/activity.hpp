@@ -4,7 +4,7 @@
 // step or the phase of the blackout ends, and makes a few lines of it.
 //
 //   nic0: 200 completions, sequence 0–199, every 10 µs           the ticks of a step
-//   shutdown  nic0: 500 completions, 500–999, every 10 µs        the ticks of a phase, while no user space runs
+//   nic0 in shutdown: 500 completions, 500–999, every 10 µs      the ticks of a phase, while no user space runs
 //   nic0: 12 ticks lost, sequence 300–311: translation fault
 //   config writes: nic0 18, gpu0 17
 //   guests: web 4000 steps, render 2000 steps

@@ -212,7 +212,7 @@ void Narrator::user_space(const TraceEvent& event) {
     if (blackout && blackout->user_space_ns == event.time_ns) {
         const std::string so_far = milliseconds_text(event.time_ns - blackout->begin_ns);
         const u64 waiting = story_.update.waiting_guests();
-        text += waiting ? fmt::format(" {} after the blackout began; {} wait{}", so_far, count_text(waiting, "guest"),
+        text += waiting ? fmt::format(" after {}; {} wait{}", so_far, count_text(waiting, "guest"),
                                       waiting == 1 ? "s" : "")
                         : fmt::format("; blackout was {}", so_far);
     }
@@ -236,6 +236,7 @@ bool Narrator::devices(const TraceEvent& event) {
 }
 
 void Narrator::guest_resumes(const TraceEvent& event) {
+    end_activity();
     std::string text = device_words(event);
     if (pause_ns_) text += fmt::format(", paused {}", milliseconds_text(*pause_ns_));
     add(std::move(text), Style::accent);

@@ -14,8 +14,8 @@
 // A step's line is written when the step has ended, because its result stands on it; what happened in it is held
 // back until then. A step in which a kernel ends (kexec, reset) is written in two parts, one in each generation.
 //
-// Quiet (-q): nothing but failures. Verbose (-v): every kernel log line, every range, and events that have no words
-// of their own. Runs of preserved or restored ranges are otherwise folded after the third.
+// Quiet (-q): nothing but failures. Verbose (-v): every kernel log line, range and config write, and events that have
+// no words of their own. Runs of preserved or restored ranges are otherwise folded after the third.
 #pragma once
 
 #include <functional>

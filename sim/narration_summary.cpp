@@ -59,7 +59,7 @@ std::string dma_words(const RunStory& story) {
         if (device.completions() + device.lost == 0 && !device.dma_on) continue;
         text += (text.empty() ? "" : "; ") + printable(device.name) + " ";
         if (story.update.blackout())
-            text += fmt::format("{} completions before, {} in blackout, {} after, ", device.before,
+            text += fmt::format("{} before, {} in blackout, {} after, ", count_text(device.before, "completion"),
                                 device.in_blackout, device.after);
         else
             text += count_text(device.completions(), "completion") + ", ";

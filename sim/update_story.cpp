@@ -117,6 +117,7 @@ void UpdateStory::user_space(u64 time_ns) {
 
 void UpdateStory::kernel_ended(const TraceEvent& event) {
     const bool jumped = event.text("how") == "kexec";
+    if (event.text("how") == "scenario") return;
     // The reboot stops the guests that nobody paused.
     const u64 stopped_ns = jumped && open_ && open_->shutdown_ns ? open_->shutdown_ns : event.time_ns;
     for (GuestStory& guest : guests_) {

@@ -1,8 +1,8 @@
 // The story of a live update as the event stream tells it: the blackout and its phases, and what devices and guests did
 // before, in and after it. The narration, its summary and `--step` show it.
 //
-//   kernel.blackout   (vm.pause)   kernel.reboot   kernel.shutdown   kernel.relocation   kexec.jump   user space   vm.resume
-//         |────── pause ───────|────── freeze ──────|── shutdown ──|──── relocation ────|── boot ──|── resume ──|
+//   kernel.blackout  kernel.reboot  kernel.shutdown  kernel.relocation  kexec.jump  kernel.user_space  last vm.resume
+//          |─── pause ────|─── freeze ─────|─── shutdown ────|─ relocation ──|──── boot ─────|───── resume ─────|
 //
 // The phases follow one another and make up the whole blackout. Without guests there is no pause and no resume. A
 // blackout may be called off before the jump: then it never was.

@@ -108,21 +108,21 @@ TEST_CASE("completions are added up per step and per phase, and go on while no k
           "                nic0: DMA starts, ring of 64 at 0x2000, circular, every 10 µs");
     // Two events of one step.
     CHECK(line_with(text, "sequence 0–") == "                nic0: 200 completions, sequence 0–199, every 10 µs");
-    CHECK(text.find("freeze  nic0: 200 completions, 300–499, every 10 µs") != std::string::npos);
-    CHECK(text.find("shutdown  nic0: 500 completions, 500–999, every 10 µs") != std::string::npos);
-    CHECK(text.find("relocation  nic0: 500 completions, 1000–1499, every 10 µs") < text.find("jump:"));
-    const std::size_t boot = text.find("boot  nic0: 2900 completions, 1500–4399, every 10 µs");
+    CHECK(text.find("nic0 in freeze: 200 completions, 300–499, every 10 µs") != std::string::npos);
+    CHECK(text.find("nic0 in shutdown: 500 completions, 500–999, every 10 µs") != std::string::npos);
+    CHECK(text.find("nic0 in relocation: 500 completions, 1000–1499, every 10 µs") < text.find("jump:"));
+    const std::size_t boot = text.find("nic0 in boot: 2900 completions, 1500–4399, every 10 µs");
     CHECK(text.find("generation 1") < boot);
     CHECK(boot < text.find("user space runs", text.find("generation 1")));
-    CHECK(text.find("resume  nic0: 1 completion, 4400\n") != std::string::npos);
+    CHECK(text.find("nic0 in resume: 1 completion, 4400\n") != std::string::npos);
     for (const std::string& line : lines_of(text)) CHECK(text_columns(line) <= terminal_columns);
 }
 
 TEST_CASE("guests pause, wait, and go on after a gap") {
     const std::string text = narrate(guest_update());
     CHECK(line_with(text, "guests:").ends_with("guests: web 4000 steps, render 2000 steps"));
-    CHECK(text.find("guest web pauses") < text.find("freeze  nic0"));
-    CHECK(text.find("user space runs 41.002 ms after the blackout began; 2 guests wait") != std::string::npos);
+    CHECK(text.find("guest web pauses") < text.find("nic0 in freeze"));
+    CHECK(text.find("user space runs after 41.002 ms; 2 guests wait") != std::string::npos);
     CHECK(text.find("guest render goes on, paused 41.005 ms") != std::string::npos);
     CHECK(text.find("guest web goes on, paused 41.006 ms") != std::string::npos);
     CHECK(text.find("all guests run; blackout was 41.007 ms") > text.find("guest web goes on"));
@@ -243,8 +243,7 @@ TEST_CASE("a ring that runs empty again and again is one line") {
                                     {{"device", "nic0"}, {"sequence", 64 * i}, {"dry_ns", u64{100'000}}}));
     }
     all.insert(all.begin() + 8, events.begin(), events.end());
-    CHECK(narrate(all).find("nic0: ring empty 3 times, first at sequence 0, 0.300 ms without work") !=
-          std::string::npos);
+    CHECK(narrate(all).find("nic0: ring empty 3 times from sequence 0, 0.300 ms without work") != std::string::npos);
 }
 
 TEST_CASE("the last events that touched a device or a guest are told in words, runs of them as one") {
