@@ -227,6 +227,9 @@ void DeviceReferee::Books::table_frames_gone(PfnRange frames, std::string_view s
     table_frames.visit(frames, [&](PfnRange part, u16 index) { gone[index].add(part); });
     for (const auto& [index, list] : gone) {
         const DeviceBook& book = *devices[index];
+        // Blocked: its context entry is gone, so it walks nothing any more.
+        const auto context = context_entry(book.function.segment, book.function.requester_id());
+        if (context && !context->present()) continue;
         if (returned)
             report(InvariantId::iommu_tables, book, list,
                    "frame {:#x} is a table that {} came with and still walks; generation {} gave it to its allocator",

@@ -48,8 +48,8 @@ Result<> IommuParticipant::make_arrays() {
     units_.pages = {made[1]};
     domains_.pages = {made[2]};
     devices_.pages = {made[3]};
-    abi_write(kernel_.machine.ram, top_,
-              abi::IommuFlbSer{abi::IOMMU_VERSION, made[1].raw, made[2].raw, made[3].raw}, "iommu.ser");
+    abi_write(kernel_.machine.ram, top_, abi::IommuFlbSer{abi::IOMMU_VERSION, made[1].raw, made[2].raw, made[3].raw},
+              "iommu.ser");
     subsystem_.private_data() = top_.raw;
     return {};
 }
@@ -115,8 +115,7 @@ Result<PhysAddr> IommuParticipant::preserve_domain(IommuDomain& domain) {
     };
     if (const auto tables = preserve_tables(domain.tables(), domain.name(), preserved.tables); !tables)
         return undo(tables.error());
-    const abi::IommuDomainSer ser{
-        {1, 0}, domain.top().phys().raw, IommuDomain::levels, address_bits, 0, 0};
+    const abi::IommuDomainSer ser{{1, 0}, domain.top().phys().raw, IommuDomain::levels, address_bits, 0, 0};
     const auto record = add_object(domains_, std::as_bytes(std::span(&ser, 1)), "iommu.domain_ser");
     if (!record) return undo(record.error());
     domain.immutable = true;
@@ -181,12 +180,9 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, Phys
         return unit;
     }
     const auto attached = kernel_.iommu.domain_of(device);
-    const abi::IommuDeviceSer ser{{1, 0},
-                                  device.address.bdf.raw,
-                                  device.address.segment,
-                                  attached ? attached->domain_id : u64{0},
-                                  domain.raw,
-                                  unit->raw};
+    const abi::IommuDeviceSer ser{
+        {1, 0},   device.address.bdf.raw, device.address.segment, attached ? attached->domain_id : u64{0}, domain.raw,
+        unit->raw};
     const auto record = add_object(devices_, std::as_bytes(std::span(&ser, 1)), "iommu.device_ser");
     if (!record) {
         unpreserve_unit(device.address.segment);
@@ -279,7 +275,8 @@ std::shared_ptr<IommuDomain> IommuParticipant::rebuild(PhysAddr record) {
     const auto ser = kernel_.machine.ram.read<abi::IommuDomainSer>(record);
     auto domain = std::make_shared<IommuDomain>(kernel_, fmt::format("incoming {:#x}", record.raw));
     std::vector<Pfn> tables;
-    if (ser.top_level != IommuDomain::levels || !collect_tables(PhysAddr{ser.top_table}, IommuDomain::levels, tables)) {
+    if (ser.top_level != IommuDomain::levels ||
+        !collect_tables(PhysAddr{ser.top_table}, IommuDomain::levels, tables)) {
         REACHED("luo.iommu.domain_lost");
         kernel_.log.err("iommu: the preserved domain at {:#x} cannot be rebuilt", record.raw);
         return nullptr;
@@ -310,14 +307,14 @@ std::shared_ptr<IommuDomain> IommuParticipant::incoming_domain(PhysAddr record) 
     return at == incoming_domains_.end() ? nullptr : at->second;
 }
 
-void IommuParticipant::finish_domain(PhysAddr record, Attached attached) {
+void IommuParticipant::finish_domain(PhysAddr record, bool under_devices) {
     const auto at = incoming_domains_.find(record);
     if (std::erase(incoming_domain_records_, record)) --open_objects_;
     if (at != incoming_domains_.end()) {
         const auto domain = at->second;
         incoming_domains_.erase(at);
-        if (attached == Attached::block) block_devices(record, *domain);
-        if (attached == Attached::ignore) domain->attached = 0;
+        if (!under_devices) block_devices(record, *domain);
+        domain->attached = 0;
         static_cast<void>(kernel_.iommu.destroy_domain(*domain));
     }
     release_incoming_if_done();
@@ -327,10 +324,11 @@ void IommuParticipant::finish_domain(PhysAddr record, Attached attached) {
 void IommuParticipant::block_devices(PhysAddr record, IommuDomain& domain) {
     for (const PhysAddr device : incoming_device_records_) {
         const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(device);
-        if (PhysAddr{ser.domain} == record)
-            kernel_.iommu.block({ser.pci_domain, Bdf(ser.devid)}, domain.domain_id);
+        if (PhysAddr{ser.domain} != record) continue;
+        const PciAddress source{ser.pci_domain, Bdf(ser.devid)};
+        const PciDevice* claimed = kernel_.pci.find(source);
+        if (!claimed || !kernel_.iommu.domain_of(*claimed)) kernel_.iommu.block(source, domain.domain_id);
     }
-    domain.attached = 0;
 }
 
 void IommuParticipant::finish_device(PhysAddr record) {

@@ -46,10 +46,9 @@ public:
     void probe();
     /// The domain of a record; nullptr: there is none, or it could not be rebuilt.
     std::shared_ptr<IommuDomain> incoming_domain(PhysAddr record) const;
-    /// Takes the domain out of the books and destroys it: no device is attached any more.
-    enum class Attached : u8 { none, block, ignore };
-    /// `block`: devices that still are lose their context entry first. `ignore`: they go on walking (a planned fault).
-    void finish_domain(PhysAddr record, Attached attached = Attached::none);
+    /// Takes the domain out of the books and destroys it. Devices that nobody claimed lose their context entry first;
+    /// those that were have left the domain. `under_devices`: they go on walking it (a planned fault).
+    void finish_domain(PhysAddr record, bool under_devices = false);
     void finish_device(PhysAddr record);
 
 private:

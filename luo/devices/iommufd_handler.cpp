@@ -116,7 +116,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
             if (domain && kernel_.iommu.domain_of(*device) == domain) kernel_.iommu.detach(*device);
         if (known) {
             (*known)->restored.reset();
-            iommu_.finish_domain(incoming_[record].domain, IommuParticipant::Attached::block);
+            iommu_.finish_domain(incoming_[record].domain);
         }
         incoming_.erase(record);
         return;
@@ -133,8 +133,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
         return;
     }
     owner.restored.reset();
-    iommu_.finish_domain(at->second.domain,
-                         asked ? IommuParticipant::Attached::none : IommuParticipant::Attached::ignore);
+    iommu_.finish_domain(at->second.domain, !asked);
     incoming_.erase(at);
 }
 

@@ -75,8 +75,8 @@ struct Bench {
         const auto map = [&](u64 iova, u64 phys, u64 bytes) {
             u64 table = 0;
             for (u64 at = 0; at < bytes; at += page_bytes) {
-                if (at % (512 * page_bytes) == 0) put(lower + (iova + at >> 21) * 8, (table = page()) | rights);
-                put(table + (iova + at >> page_shift) % 512 * 8, (phys + at) | rights);
+                if (at % (512 * page_bytes) == 0) put(lower + ((iova + at) >> 21) * 8, (table = page()) | rights);
+                put(table + ((iova + at) >> page_shift) % 512 * 8, (phys + at) | rights);
             }
         };
         map(iova_offset + ring_at, ring_at, 6 * MiB);
