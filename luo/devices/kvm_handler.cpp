@@ -26,7 +26,6 @@ Result<std::vector<abi::KvmRun>> KvmHandler::private_runs(const VmFile& vm) cons
     for (const FileExtent& extent : vm.memory()->extents())
         if (extent.index < pages) runs.push_back({extent.pfn.raw, std::min(extent.pages, pages - extent.index)});
     if (runs.size() > abi::kvm_runs_max) {
-        REACHED("luo.kvm.too_many_runs");
         return fail(Errno::e2big);
     }
     return runs;
@@ -44,8 +43,8 @@ Result<> KvmHandler::prepare(File& file, u64& data) {
         }
     PhysicalMemory& ram = kernel_.machine.ram;
     abi_write(ram, record,
-              abi::KvmSer{context ? abi::KVM_TYPE_SNP : abi::KVM_TYPE_DEFAULT,
-                          context ? context->pfn.phys().raw : 0, runs.size()},
+              abi::KvmSer{context ? abi::KVM_TYPE_SNP : abi::KVM_TYPE_DEFAULT, context ? context->pfn.phys().raw : 0,
+                          runs.size()},
               "kvm.ser");
     if (!runs.empty())
         abi_write_bytes(ram, record + sizeof(abi::KvmSer), std::as_bytes(std::span(runs)), "kvm.ser.runs");
@@ -95,8 +94,7 @@ void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
     if (!pages_.restore(context)) return;
     PhysicalMemory& ram = kernel_.machine.ram;
     for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
-        const auto run =
-            ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        const auto run = ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
         static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
     }
     static_cast<void>(kernel_.machine.snp.destroy_context(context.pfn()));

@@ -129,7 +129,7 @@ TEST_CASE("an error in a step's name or shape") {
         {"  - luo.open:\n    expct: EBUSY\n", "7:5: error: unknown key 'expct' beside step 'luo.open', where only 'expect' and 'note' may stand; did you mean 'expect'?"},
         {"  - luo.prepare: now\n", "6:18: error: step 'luo.prepare' takes no value"},
         {"  - kexec: now\n", "6:12: error: 'kexec' needs a map, not 'now'"},
-        {"  - kexec: {vmm: nothing}\n", "6:18: error: 'vmm' needs one of duties, none, not 'nothing'"},
+        {"  - kexec: {vmm: nothing}\n", "6:18: error: 'vmm' needs one of duties, disable, none, not 'nothing'"},
         {"  - luo.open:\n    expect: EBUSSY\n", "7:13: error: 'expect' needs a result: ok, an errno, panic, deadlock, blocked, dead or exit N, not 'EBUSSY'; did you mean 'EBUSY'?"},
         {"  - luo.open:\n    expect: exit 1\n", "7:13: error: only 'luoctl' ends with an exit status"},
         {"  - luoctl: prepare\n    expect: exit 256\n", "7:13: error: 'exit' needs a status from 0 to 255"},

@@ -44,6 +44,14 @@ struct Unpromised {
 const std::map<std::string, Unpromised> unpromised = {
     {"bench.tree.compatible", {Notice::none, "the tree of the test bench: only a decoder reads what kind it is"}},
     {"bench.tree.finish", {Notice::step, "the same tree: its content is nobody's promise"}},
+    // Of devices: what no scenario shows yet.
+    {"iommu.object.deleted", {Notice::none, "no scenario hands over a list from which something was taken back"}},
+    {"kvm.ser.runs", {Notice::none, "read only for a confidential guest that nobody claims"}},
+    {"pci.ser.nr_devices", {Notice::none, "a number for people; the slots themselves say what is in use"}},
+    {"vfio.ser.iommu_device",
+     {Notice::none, "without it the array of devices stays allocated, restored but of no use"}},
+    {"vfio.ser.iommufd",
+     {Notice::none, "a device is moved over by its new owner whether he knows of the old one or not"}},
     {"luo.files.remove", {Notice::step, "nobody is promised a file that was taken back; restore answers otherwise"}},
 };
 

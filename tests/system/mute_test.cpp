@@ -29,7 +29,7 @@ bool expects(const Scenario& scenario, std::string_view invariant) {
 
 }  // namespace
 
-/// Scenarios that break a rule on purpose: those in referee/, and those with a wrong module beside them.
+/// Scenarios that break a rule on purpose: those in referee/, devices/ and vm/, and those with a wrong module beside them.
 std::vector<std::pair<std::string, Scenario>> guilty_scenarios() {
     std::vector<std::pair<std::string, Scenario>> scenarios;
     for (const auto& file : scenario_files())
