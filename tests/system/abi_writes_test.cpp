@@ -50,6 +50,8 @@ const std::map<std::string, Unpromised> unpromised = {
     {"pci.ser.nr_devices", {Notice::none, "a number for people; the slots themselves say what is in use"}},
     {"vfio.ser.iommu_device",
      {Notice::none, "without it the array of devices stays allocated, restored but of no use"}},
+    {"vfio.ser.iommufd",
+     {Notice::step, "a device is moved over by its new owner; one that stays behind shows in a step"}},
     {"luo.files.remove", {Notice::step, "nobody is promised a file that was taken back; restore answers otherwise"}},
 };
 
