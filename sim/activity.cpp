@@ -15,7 +15,7 @@ template <typename Item> Item& named(std::vector<Item>& items, const std::string
 }
 
 /// The device of the event, and of an IOMMU's fault that the narration knows.
-std::string name_of(const TraceEvent& event) { return printable(event.text("device")); }
+std::string name_of(const TraceEvent& event) { return printable(engine_name(event)); }
 
 /// Why a tick was lost.
 std::string lost_words(std::string_view status) {
@@ -138,7 +138,7 @@ bool Activity::add(const TraceEvent& event) {
 }
 
 bool Activity::add_dma(const TraceEvent& event) {
-    const std::string device = event.text("device");
+    const std::string device = engine_name(event);
     const std::string_view what = std::string_view(event.name).substr(4);
     if (what == "start") {
         named(intervals_, device).ns = event.number("interval_ns");

@@ -133,8 +133,13 @@ void UpdateStory::kernel_ended(const TraceEvent& event) {
 
 // --- devices and guests ----------------------------------------------------------------------------------------------
 
+std::string engine_name(const TraceEvent& event) {
+    const u64 engine = event.number("engine");
+    return event.text("device") + (engine ? " engine " + std::to_string(engine) : "");
+}
+
 void UpdateStory::dma(const TraceEvent& event) {
-    DeviceStory& story = device(event.text("device"));
+    DeviceStory& story = device(engine_name(event));
     const std::string_view what = std::string_view(event.name).substr(4);
     if (what == "completions") {
         const u64 count = event.number("count");

@@ -20,6 +20,8 @@ namespace kexec_sim::sim {
 /// Outside: no blackout runs.
 enum class UpdatePhase : u8 { outside, pause, freeze, shutdown, relocation, boot, resume };
 std::string_view update_phase_name(UpdatePhase phase);
+/// The device of a dma.* event; a second engine of it has a name of its own: "nic0 engine 1".
+std::string engine_name(const TraceEvent& event);
 
 struct Blackout {
     u64 begin_ns = 0, freeze_ns = 0, shutdown_ns = 0, relocation_ns = 0, jump_ns = 0, user_space_ns = 0, end_ns = 0;
