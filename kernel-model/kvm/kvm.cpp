@@ -138,8 +138,7 @@ u64 VmFile::device_completed(unsigned device) {
 }
 
 void VmFile::device_tail(unsigned device, u32 tail) {
-    if (device < devices_.size())
-        static_cast<void>(devices_[device]->write(nic::registers_bar, nic::TAIL, 4, tail));
+    if (device < devices_.size()) static_cast<void>(devices_[device]->write(nic::registers_bar, nic::TAIL, 4, tail));
 }
 
 // --- running -----------------------------------------------------------------------------------------------------
@@ -159,8 +158,7 @@ Result<PhysAddr> VmFile::translate(u64 gpa) {
 void VmFile::run(u64 steps) {
     for (unsigned vcpu = 0; vcpu < registers_.size(); ++vcpu) {
         if (!memory_ || broken_) return;
-        const auto ran =
-            kernel_.machine.guest_cpu.run(label_, vcpu, registers_[vcpu], *this, memory_->size(), steps);
+        const auto ran = kernel_.machine.guest_cpu.run(label_, vcpu, registers_[vcpu], *this, memory_->size(), steps);
         if (ran) continue;
         REACHED("kvm.guest.broken");
         broken_ = true;

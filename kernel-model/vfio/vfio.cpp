@@ -41,7 +41,8 @@ public:
     void shutdown(PciDevice& device) override {
         if (device.keep_running) {
             const PciFunction* thing = kernel_.pci.function(device);
-            const auto fault = kernel_.machine.faults.visit(FaultPoint::vfio_keep_running, thing ? thing->name() : "");
+            const auto fault =
+                kernel_.machine.faults.visit(FaultPoint::vfio_keep_running, thing ? thing->name() : "");
             if (!fault || fault->kind != FaultKind::skip) return;
         }
         const auto fault = kernel_.machine.faults.visit(FaultPoint::vfio_quiesce, device_name(device));
