@@ -109,13 +109,15 @@ void Kernel::setup_memblock() {
             throw KernelPanic(fmt::format("Failed to allocate memory for {}", what));
         }
     };
-    // x86: the trampoline must lie below 1 MiB, which counts as scratch just for it.
+    // x86: the trampoline must lie below 1 MiB, which counts as scratch just for it. Nothing else ever lies there: the
+    // next kernel will write to it before it knows what is preserved.
     const PhysRange real_mode{PhysAddr{page_bytes}, PhysAddr{0x9f000}};
     const bool lend = memblock.scratch_only() && memblock.mark_scratch(real_mode).has_value();
     must(
         memblock.alloc({.bytes = trampoline_bytes, .max = PhysAddr{MiB}, .kern = false, .site = "kernel.trampoline"}),
         "the real mode trampoline");
     if (lend) static_cast<void>(memblock.clear_scratch(real_mode));
+    if (!machine.faults.skips(FaultPoint::boot_reserve_low)) memblock.reserve(real_mode, nid_none, "kernel.low");
 
     setup_crash_range();
     must(memblock.alloc({.bytes = fixed_bytes, .align = 2 * MiB, .max = PhysAddr{low_limit}, .site = "kernel.fixed"}),
@@ -222,11 +224,7 @@ void Kernel::shut_down_devices() {
     bool keeps_confidential = false;
     for (const auto& one : kvm.vms())
         if (const auto vm = one.lock()) keeps_confidential |= vm->preserved && vm->asid() != 0;
-    if (keeps_confidential) {
-        const auto fault = machine.faults.visit(FaultPoint::snp_keep);
-        keeps_confidential = !fault || fault->kind != FaultKind::skip;
-    }
-    kvm.shutdown(keeps_confidential);
+    kvm.shutdown(keeps_confidential && !machine.faults.skips(FaultPoint::snp_keep));
 }
 
 bool Kernel::settle_agent_kill(Agent& agent) {

@@ -21,7 +21,7 @@ Kho::State::State(Kho& owner, Kernel& kernel_, const Edition& edition_)
       kernel(kernel_),
       machine(kernel_.machine),
       edition(as_built(edition_, kernel_.config)),
-      configured(std::ranges::find(kernel_.config.without, "kho") == kernel_.config.without.end()),
+      configured(kernel_.config.built_with("kho")),
       tracking(kernel_, edition, scratch) {}
 
 Kho::Kho(Kernel& kernel, const Edition& edition) : state_(std::make_unique<State>(*this, kernel, edition)) {

@@ -29,8 +29,7 @@ MemfdHandler::MemfdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestr
 }
 
 void MemfdHandler::register_late() {
-    const auto& without = kernel_.config.without;
-    if (!orchestrator_.enabled() || std::find(without.begin(), without.end(), "memfd") != without.end()) return;
+    if (!orchestrator_.enabled() || !kernel_.config.built_with("memfd")) return;
     if (const auto registered = orchestrator_.register_file_handler(this); !registered) {
         REACHED("luo.memfd.not_registered");
         kernel_.log.err("memfd_luo: failed to register the file handler: {}", -static_cast<int>(registered.error()));

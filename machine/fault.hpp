@@ -118,6 +118,11 @@ public:
         if (auto action = visit(point, name); action && action->kind == FaultKind::fail) return fail(action->error);
         return {};
     }
+    /// visit() of a point at which nothing but `skip` (or `drop`, of a message) means anything: true if it is planned.
+    bool skips(FaultPoint point, std::string_view name = {}) {
+        const auto action = visit(point, name);
+        return action && (action->kind == FaultKind::skip || action->kind == FaultKind::drop);
+    }
     /// check() for a run of alike visits: how many go well before the first that fails (`count` if none does).
     struct Run {
         u64 good;

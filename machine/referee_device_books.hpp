@@ -121,6 +121,7 @@ struct DeviceBook {
         : function(f),
           engines{{{f.name(), 0, memory}, {f.name(), 1, memory}}},
           tree(memory),
+          left(memory),
           bridges(memory),
           guest(memory) {}
 
@@ -143,6 +144,18 @@ struct DeviceBook {
     bool stuck_reported = false;  // dma.continuous, in this generation
 
     TableTree tree;  // at promise, then at the jump
+    /// The tables that it came with, once it is attached to others, until the unit has forgotten them.
+    TableTree left;
+    const TableTree& inherited_tables() const { return left.known ? left : tree; }
+    /// Since its context entry became another one, the unit has dropped what it had cached of the old one, and of its
+    /// translations.
+    bool context_dropped = false, iotlb_dropped = false;
+    bool unit_forgot() const { return context_dropped && iotlb_dropped; }
+    void forget_tables() {
+        tree.clear();
+        left.clear();
+        context_dropped = iotlb_dropped = false;
+    }
     /// Secondary and subordinate bus numbers of the bridges above, and the requester id, as at the jump.
     struct Bridge {
         const PciFunction* function;
@@ -287,6 +300,7 @@ struct DeviceReferee::Books {
     void check_domain_id(DeviceBook& book);
     void rebuild_table_frames();
     void table_frames_gone(PfnRange frames, std::string_view site, bool returned);
+    void leave_tables(DeviceBook& book);
     std::optional<vtd::ContextEntry> context_entry(u32 segment, Bdf source) const;
 
     // referee_pci.cpp

@@ -97,7 +97,7 @@ void DeviceReferee::promised(u64 token, std::string_view compatible, u64 file_id
 void DeviceReferee::Books::end_preservation(DeviceBook& book) {
     if (book.preserved()) return;
     book.claimed = false;
-    book.tree.clear();
+    book.forget_tables();
     rebuild_table_frames();
 }
 
@@ -132,7 +132,7 @@ void DeviceReferee::carried_lost(u64 token) {
             book->unheard = 0;
         }
         // Nobody keeps the tables of a map that is lost.
-        book->tree.clear();
+        book->forget_tables();
         books_->end_preservation(*book);
     }
     books_->forget_windows();
@@ -192,6 +192,8 @@ void DeviceReferee::jumped() {
         book->incoming = book->outgoing;
         book->outgoing.reset();
         book->claimed = book->hotswapped = false;
+        book->left.clear();
+        book->context_dropped = book->iotlb_dropped = false;
         if (!book->incoming) book->tree.clear();
         book->unheard = book->incoming ? book->unheard : 0;
         books.note_path(*book);
@@ -282,7 +284,8 @@ void DeviceReferee::finished() {
         if (!book->claimed) book->unheard = 0;  // nobody is left to hear of it
         book->incoming.reset();
         book->claimed = false;
-        if (!stays && !book->outgoing) book->tree.clear();
+        if (!stays) book->left.clear();
+        if (!stays && !book->outgoing) book->forget_tables();
     }
     for (auto& [name, guest] : books.guests) guest.incoming.reset();
     books.forget_windows();
@@ -300,7 +303,7 @@ void DeviceReferee::Books::drop_everything() {
         book->holds = nullptr;
         for (EngineBook& engine : book->engines) engine.running = engine.dry = false;
         book->unheard = 0;
-        book->tree.clear();
+        book->forget_tables();
     }
     domains.clear();
     opened.clear();
@@ -334,7 +337,7 @@ void DeviceReferee::kernel_ended(KernelEnd end) {
             book->incoming.reset();
             book->claimed = book->hotswapped = false;
             book->unheard = 0;
-            book->tree.clear();
+            book->forget_tables();
             if (book->holds) book->holds->token.reset();
         }
         books.keep_held_domains();

@@ -78,6 +78,15 @@ public:
     void interrupt(const PciFunction& device, u16 vector, InterruptFate fate);
     void translation_switched(u32 segment, bool on);
     void root_table_set(u32 segment, PhysAddr root);
+    /// The unit has dropped entries of a cache: all of them, those of a domain id, or (contexts) those of the sources
+    /// that match in all bits but `ignored`. An invalidation of single pages is not told of.
+    struct Invalidation {
+        bool contexts = false;
+        std::optional<u16> domain_id;
+        std::optional<Bdf> source;
+        u16 ignored = 0;
+    };
+    void cache_invalidated(u32 segment, const Invalidation& what);
     /// A kernel, a device or a guest touched a page that the reverse map denies it.
     void reverse_map_violation(PfnRange frames, std::string_view who, std::string_view owner);
 

@@ -271,8 +271,7 @@ void DeviceReferee::Books::attach(DeviceBook& book, u64 id) {
     if (carried) {
         check_superset(book, next);
         book.hotswapped = true;
-        book.tree.clear();
-        rebuild_table_frames();
+        leave_tables(book);
     }
     book.holds = &next;
     book.windows = {};

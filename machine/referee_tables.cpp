@@ -11,12 +11,13 @@
 //   2. a page, or the device's own entries, with other content (I4)          preserved, at the jump (I5)
 //   3. a page that the allocator got while a device walks it (I2, I7)     5. translation off, or another root table,
 //                                                                            while a device is preserved (I1)
-//   6. a device gets the domain id of tables that are still in use (I6)
+//   6. a device gets the domain id of tables that are still in use (I6)      7. a page that is freed before the unit was
+//                                                                            told that the device has left it (I7)
 //
 // Of the root and context tables, which devices share, only the entries of the device count.
 // Cost: a hash of each page a moment; 256 GiB in pages of 4 KiB are 131 k pages of tables, 512 MiB.
-// Simplified: the invalidation queue is not looked at, so tables that are freed after the device has left them but
-// before it was told so go unseen here (the stale walk is seen by dma.contained).
+// A table that a device has left is free to go once the unit has dropped what it had cached: the context entry first,
+// then the translations of its domain id. Invalidations of single pages do not count as the latter.
 #include "machine/referee_device_books.hpp"
 
 namespace kexec_sim {
@@ -55,6 +56,8 @@ private:
 };
 
 namespace {
+
+bool same_entry(const auto& one, const auto& other) { return one.low == other.low && one.high == other.high; }
 
 template <typename Entry> std::optional<Entry> entry_at(const PhysicalMemory& ram, PhysAddr table, u8 index) {
     const PhysAddr at = table + index * sizeof(Entry);
@@ -107,9 +110,7 @@ void DeviceReferee::Books::compare_tree(DeviceBook& book, std::string_view since
                "frame {:#x} is a page table that {} walks; it has other content {} than it had {}", changed.first[0],
                book.name(), moment, since);
     if (!entries_too) return;
-    const auto same = [](const auto& now, const auto& then) {
-        return now && now->low == then.low && now->high == then.high;
-    };
+    const auto same = [](const auto& now, const auto& then) { return now && same_entry(*now, then); };
     FrameList frames;
     if (!same(entry_at<vtd::RootEntry>(machine.ram, tree.root, tree.source.bus()), tree.root_entry)) {
         frames.add(pfn_range(tree.root.pfn(), 1));
@@ -197,13 +198,13 @@ void DeviceReferee::Books::check_domain_id(DeviceBook& book) {
     const auto context = context_entry(book.function.segment, book.function.requester_id());
     if (!context || !context->present()) return;
     for (DeviceBook* other : devices) {
-        if (!other || other == &book || !other->incoming || !other->tree.known || !other->tree.context.present())
-            continue;
-        if (other->function.segment != book.function.segment) continue;
-        if (other->tree.context.domain_id() != context->domain_id()) continue;
+        if (!other || other == &book || !other->incoming) continue;
+        const TableTree& tree = other->inherited_tables();
+        if (!tree.known || !tree.context.present() || other->function.segment != book.function.segment) continue;
+        if (tree.context.domain_id() != context->domain_id()) continue;
         report(InvariantId::iommu_tables, book, {},
-               "domain id {} is that of the tables that {} came with and still walks; {} was given it for another "
-               "domain",
+               "domain id {} is that of the tables that {} came with, which the unit has not forgotten; {} was given "
+               "it for another domain",
                context->domain_id(), other->name(), book.name());
     }
 }
@@ -213,12 +214,22 @@ void DeviceReferee::Books::check_domain_id(DeviceBook& book) {
 void DeviceReferee::Books::rebuild_table_frames() {
     table_frames.clear();
     for (const DeviceBook* book : devices) {
-        if (!book || book->outgoing || !book->tree.known || !book->tree.context.present()) continue;
+        if (!book) continue;
+        const TableTree& tree = book->inherited_tables();
+        if ((book->outgoing && !book->left.known) || !tree.known || !tree.context.present()) continue;
         const u16 index = book->function.index;
-        for (const PageHash& page : book->tree.pages) table_frames.assign(pfn_range(Pfn{page.pfn}, 1), index);
-        table_frames.assign(pfn_range(book->tree.root.pfn(), 1), index);
-        table_frames.assign(pfn_range(book->tree.root_entry.context_table().pfn(), 1), index);
+        for (const PageHash& page : tree.pages) table_frames.assign(pfn_range(Pfn{page.pfn}, 1), index);
+        if (book->left.known) continue;
+        table_frames.assign(pfn_range(tree.root.pfn(), 1), index);
+        table_frames.assign(pfn_range(tree.root_entry.context_table().pfn(), 1), index);
     }
+}
+
+/// Attached elsewhere: the old tables may be freed once the unit has forgotten them.
+void DeviceReferee::Books::leave_tables(DeviceBook& book) {
+    if (!book.unit_forgot()) book.left.swap(book.tree);
+    book.tree.clear();
+    rebuild_table_frames();
 }
 
 void DeviceReferee::Books::table_frames_gone(PfnRange frames, std::string_view site, bool returned) {
@@ -227,19 +238,23 @@ void DeviceReferee::Books::table_frames_gone(PfnRange frames, std::string_view s
     table_frames.visit(frames, [&](PfnRange part, u16 index) { gone[index].add(part); });
     for (const auto& [index, list] : gone) {
         const DeviceBook& book = *devices[index];
-        // Blocked: its context entry is gone, so it walks nothing any more.
+        const bool left = book.left.known;
         const auto context = context_entry(book.function.segment, book.function.requester_id());
-        if (context && !context->present()) continue;
+        // Blocked, or moved to other tables: it walks these no more once the unit has forgotten them.
+        const bool walks = !left && context && same_entry(*context, book.tree.context);
+        if (!walks && book.unit_forgot()) continue;
+        const std::pmr::string why =
+            walks ? text_of("still walks")
+                  : referee.text("has left; the unit was not told to drop {} of them",
+                                 book.context_dropped ? "its translations" : "the context entry that it has cached");
         if (returned)
             report(InvariantId::iommu_tables, book, list,
-                   "frame {:#x} is a table that {} came with and still walks; generation {} gave it to its allocator",
-                   list.first[0], book.name(), referee.kernel->generation);
+                   "frame {:#x} is a table that {} came with and {}; generation {} gave it to its allocator",
+                   list.first[0], book.name(), why, referee.kernel->generation);
         else
-            report(
-                InvariantId::iommu_tables, book, list,
-                "frame {:#x} is a table that {} came with and still walks; generation {}'s allocator handed it out "
-                "to {}",
-                list.first[0], book.name(), referee.kernel->generation, site);
+            report(InvariantId::iommu_tables, book, list,
+                   "frame {:#x} is a table that {} came with and {}; generation {}'s allocator handed it out to {}",
+                   list.first[0], book.name(), why, referee.kernel->generation, site);
     }
 }
 
@@ -276,6 +291,27 @@ void DeviceReferee::root_table_set(u32 segment, PhysAddr root) {
                          "{} is preserved, under the root table at {:#x}; the unit of segment {} was given another "
                          "one, at {:#x}",
                          book->name(), before.raw, segment, table.raw);
+}
+
+void DeviceReferee::cache_invalidated(u32 segment, const Invalidation& what) {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    for (DeviceBook* book : books_->devices) {
+        if (!book || book->function.segment != segment) continue;
+        const TableTree& tree = book->inherited_tables();
+        if (!tree.known || (what.domain_id && *what.domain_id != tree.context.domain_id())) continue;
+        if (!what.contexts) {
+            book->iotlb_dropped = book->context_dropped;
+        } else if (!what.source || !((what.source->raw ^ tree.source.raw) & ~what.ignored)) {
+            // What is dropped before the entry changes comes back with the next walk.
+            const auto now = books_->context_entry(segment, tree.source);
+            if (!now || !same_entry(*now, tree.context)) book->context_dropped = true;
+        }
+        if (book->left.known && book->unit_forgot()) {
+            book->left.clear();
+            books_->rebuild_table_frames();
+        }
+    }
 }
 
 }  // namespace kexec_sim

@@ -89,7 +89,10 @@ void execute_step(KernelInstance& instance, const Step& step) {
         static_cast<void>(instance.machine.faults.take_agent_kill());
     else if (Agent* agent = instance.agent(); agent && instance.kernel.settle_agent_kill(*agent))
         result = StepResult::word("dead", fmt::format("agent '{}' was killed in its call", agent->name()));
-    if (!jumped) instance.kernel.check_sane();
+    if (!jumped) {
+        reap_vms(instance);
+        instance.kernel.check_sane();
+    }
     if (step.id == StepId::kho_finalize || step.id == StepId::luo_prepare || step.id == StepId::luo_event)
         note_map(instance);
     answer(instance.state, jumped ? OutcomeKind::jump : OutcomeKind::result, result.text, result.detail);

@@ -48,11 +48,8 @@ KernelInstance::KernelInstance(Machine& machine_, RunState& state_, const Scenar
       state(state_),
       scenario(scenario_),
       kernel_index(kernel_index_) {
-    const auto built_with = [&](std::string_view component) {
-        return std::ranges::find(kernel.config.without, component) == kernel.config.without.end();
-    };
     const luo::Edition* edition = luo::edition_for_profile(kernel.config.profile);
-    if (edition && built_with("luo") && built_with("kho")) {
+    if (edition && kernel.config.built_with("luo") && kernel.config.built_with("kho")) {
         luo = std::make_unique<luo::Orchestrator>(kernel, kho, *edition);
         memfd_handler = std::make_unique<luo::MemfdHandler>(kernel, kho, *luo);
         devices = std::make_unique<luo::DeviceParticipants>(kernel, kho, *luo);

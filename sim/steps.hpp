@@ -55,6 +55,8 @@ Result<luo::LuoClient*> ensure_luo_open(KernelInstance& instance);
 /// What VMMs of preserved VMs do just before a reboot, and how they take it back if the reboot fails.
 Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties);
 void undo_vmm_duties(KernelInstance& instance);
+/// VMMs whose agent has died go, with all that they hold.
+void reap_vms(KernelInstance& instance);
 
 /// Lets virtual time pass, in which the guests run, and says how far each came.
 void run_guests(KernelInstance& instance, u64 ns);

@@ -28,25 +28,6 @@ Result<PciDevice*> device_of(KernelInstance& instance, std::string_view name) {
 
 // --- PCI ---------------------------------------------------------------------------------------------------------
 
-/// The BARs of a function as the firmware placed them, and as they stand.
-bool bars_kept(const PciFabric& fabric, const PciFunction& function) {
-    for (unsigned bar = 0; bar < 6; ++bar) {
-        if (function.bar(bar).bytes == 0) continue;
-        const u16 at = static_cast<u16>(pci::BASE_ADDRESS_0 + 4 * bar);
-        for (const u16 offset : {at, static_cast<u16>(at + 4)}) {
-            if (offset != at && !function.bar(bar).is_64_bit) continue;
-            // The first write of the log is the firmware's sizing; its last before generation 0 ran is the place.
-            std::optional<u32> placed;
-            for (const ConfigWrite& write : fabric.config_writes())
-                if (write.function == function.index && write.offset == offset && write.new_value != ~u32{0} &&
-                    !placed)
-                    placed = write.new_value;
-            if (placed && *placed != function.config.read(offset, 4)) return false;
-        }
-    }
-    return true;
-}
-
 StepResult pci_expect(KernelInstance& instance, const Step& step) {
     const PciFunction& function = function_of(instance, step);
     const PciDevice* device = instance.kernel.pci.find_by_name(function.name());
@@ -55,7 +36,7 @@ StepResult pci_expect(KernelInstance& instance, const Step& step) {
         if (found != *bus) return differs("its bus", number(found), number(*bus));
     }
     if (step.has("bars")) {
-        const bool kept = bars_kept(instance.machine.pci, function);
+        const bool kept = function.bars_as_placed();
         if (kept != (step.get_text("bars") == "kept"))
             return differs("its BARs", kept ? "kept" : "moved", step.get_text("bars"));
     }

@@ -13,6 +13,11 @@ Result<VirtualMachine*> vm_of(KernelInstance& instance, const Step& step, std::s
     return at->second.get();
 }
 
+/// run and verify are the instruments' and may be asked by anybody; all else is the VMM's own.
+bool may_ask(KernelInstance& instance, const Step& step, const VirtualMachine& vm) {
+    return step.id == StepId::vm_verify || &vm.agent() == instance.agent();
+}
+
 StepResult create(KernelInstance& instance, const Step& step) {
     const std::string& name = step.get_name("name");
     if (instance.vms.contains(name)) return Errno::eexist;
@@ -97,6 +102,10 @@ void run_guests(KernelInstance& instance, u64 ns) {
             instance.machine.trace.emit(Layer::sim, "vm.run", {{"vm", name}, {"steps", steps}});
 }
 
+void reap_vms(KernelInstance& instance) {
+    std::erase_if(instance.vms, [](const auto& one) { return !one.second->agent().alive(); });
+}
+
 Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties) {
     if (duties == VmmDuties::none) return {};
     for (const auto& [name, vm] : instance.vms) {
@@ -118,6 +127,7 @@ StepResult run_vm_step(KernelInstance& instance, const Step& step) {
     const auto found = vm_of(instance, step);
     if (!found) return found.error();
     VirtualMachine& vm = **found;
+    if (!may_ask(instance, step, vm)) return Errno::ebadf;
     if (!vm.has_vm() && step.id != StepId::vm_close) return Errno::ebadf;
     switch (step.id) {
     case StepId::vm_attach: return attach(instance, vm, step);

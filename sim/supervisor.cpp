@@ -160,7 +160,10 @@ void Supervisor::kernel_dies(KernelEnd end, const std::string& reason) {
     machine_.trace.emit(Layer::kernel, "kernel.panic", {{"reason", reason}});
     const bool by_signal = host_->ended_by_signal();
     end_kernel(end);
-    if (end == KernelEnd::power_loss) machine_.ram.lose_content();
+    if (end == KernelEnd::power_loss) {
+        machine_.ram.lose_content();
+        machine_.reset_devices();
+    }
     state_->blackout_running = false;
     if (by_signal && !ended_) {
         fail("the kernel died by a host signal; with inline isolation the run ends here (use --isolation process)");

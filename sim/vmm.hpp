@@ -2,7 +2,8 @@
 //
 // It makes every call that a real VMM makes, through its agent's descriptors: memfds for memory and state, VFIO and
 // iommufd files, KVM. What it must know after a kexec it writes into a memfd of its own, the state file, as real VMMs
-// do; its process does not survive.
+// do; its process does not survive. When its agent dies, all that it held goes with it: what is preserved stays with LUO,
+// the rest is released as if closed.
 //
 //   create    memfd, VM, vCPUs, start
 //   attach    iommufd (one a VM) with all shared guest memory at IOVA = guest address; device; interrupts
@@ -60,6 +61,7 @@ public:
     void give_up();
 
     const std::string& name() const { return name_; }
+    const Agent& agent() const { return agent_; }
     /// A VM that failed before it had one has no file.
     bool has_vm() const { return vm_ != nullptr; }
     VmFile& vm() { return *vm_; }

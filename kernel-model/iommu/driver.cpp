@@ -9,11 +9,6 @@ namespace {
 constexpr u64 wait_token = 1;
 constexpr u64 queue_status_at = page_bytes - 8;  // the last descriptor of the queue is never used
 
-bool skipped(Machine& machine, FaultPoint point, std::string_view name) {
-    const auto fault = machine.faults.visit(point, name);
-    return fault && (fault->kind == FaultKind::skip || fault->kind == FaultKind::drop);
-}
-
 }  // namespace
 
 IommuDriver::IommuDriver(Kernel& kernel) : kernel_(kernel) {}
@@ -59,7 +54,7 @@ void IommuDriver::start(Unit& unit) {
     const InheritedUnit* heritage = nullptr;
     for (const InheritedUnit& one : inherited)
         if (one.registers == unit.registers) heritage = &one;
-    if (unit.was_on && heritage && !skipped(kernel_.machine, FaultPoint::iommu_adopt_root, "")) {
+    if (unit.was_on && heritage && !kernel_.machine.faults.skips(FaultPoint::iommu_adopt_root, "")) {
         adopt_root(unit, *heritage);
         setup_queue(unit);
         setup_interrupts(unit);
@@ -100,7 +95,7 @@ void IommuDriver::adopt_root(Unit& unit, const InheritedUnit& heritage) {
         for (unsigned devfn = 0; devfn < 256; ++devfn) {
             const auto entry = ram.read<vtd::ContextEntry>(table.phys() + devfn * sizeof(vtd::ContextEntry));
             if (!entry.present()) continue;
-            if (skipped(kernel_.machine, FaultPoint::iommu_reserve_did, fmt::format("{}", entry.domain_id())))
+            if (kernel_.machine.faults.skips(FaultPoint::iommu_reserve_did, fmt::format("{}", entry.domain_id())))
                 continue;
             domain_ids_.insert(entry.domain_id());
         }
@@ -161,13 +156,13 @@ void IommuDriver::submit(Unit& unit, const Command& asked) {
 }
 
 void IommuDriver::invalidate_context(Unit& unit, std::optional<Bdf> source, u16 domain_id) {
-    if (skipped(kernel_.machine, FaultPoint::iommu_invalidate, "context")) return;
+    if (kernel_.machine.faults.skips(FaultPoint::iommu_invalidate, "context")) return;
     if (!source) return submit(unit, {vtd::QI_CONTEXT | vtd::QI_ALL, 0});
     submit(unit, {vtd::QI_CONTEXT | vtd::QI_SELECTED | u64{domain_id} << 16 | u64{source->raw} << 32, 0});
 }
 
 void IommuDriver::invalidate_iotlb(Unit& unit, std::optional<u16> domain_id) {
-    if (skipped(kernel_.machine, FaultPoint::iommu_invalidate, "iotlb")) return;
+    if (kernel_.machine.faults.skips(FaultPoint::iommu_invalidate, "iotlb")) return;
     if (!domain_id) return submit(unit, {vtd::QI_IOTLB | vtd::QI_ALL, 0});
     submit(unit, {vtd::QI_IOTLB | vtd::QI_DOMAIN | u64{*domain_id} << 16, 0});
 }
@@ -234,7 +229,7 @@ Result<PhysAddr> IommuDriver::context_slot(Unit& unit, Bdf source) {
 
 Result<> IommuDriver::write_context(const std::shared_ptr<IommuDomain>& domain, PciDevice& device) {
     Unit* unit = unit_for(device);
-    if (!unit) return {};  // no IOMMU: every device reaches everything
+    if (!unit) return fail(Errno::enodev);
     const PhysAddr slot = TRY(context_slot(*unit, device.address.bdf));
     const auto old = kernel_.machine.ram.read<vtd::ContextEntry>(slot);
     kernel_.machine.ram.write(
@@ -310,15 +305,14 @@ void IommuDriver::shutdown() {
         bool serves_kept = false;
         for (const auto& device : kernel_.pci.devices())
             serves_kept |= device->keep_running && !device->removed && device->address.segment == unit.segment;
-        if (!serves_kept || skipped(kernel_.machine, FaultPoint::iommu_keep_translation, "")) {
+        if (!serves_kept || kernel_.machine.faults.skips(FaultPoint::iommu_keep_translation, "")) {
             command(unit, vtd::TE, false);
             command(unit, vtd::IRE, false);
             continue;
         }
         for (const auto& device : kernel_.pci.devices()) {
             if (device->keep_running || !domain_of(*device) || device->address.segment != unit.segment) continue;
-            const PciFunction* thing = kernel_.pci.function(*device);
-            if (skipped(kernel_.machine, FaultPoint::iommu_clear_context, thing ? thing->name() : "")) continue;
+            if (kernel_.machine.faults.skips(FaultPoint::iommu_clear_context, device->hardware->name())) continue;
             detach(*device);
         }
     }

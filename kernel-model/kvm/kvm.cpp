@@ -108,7 +108,7 @@ Result<unsigned> VmFile::wire(const std::shared_ptr<VfioFile>& device) {
     const unsigned number = static_cast<unsigned>(devices_.size());
     devices_.push_back(device);
     // Before anything that is pending arrives, the instruments know whose it is.
-    kernel_.machine.device_referee.guest_interrupt_wired(*kernel_.pci.function(device->device()), label_, number);
+    kernel_.machine.device_referee.guest_interrupt_wired(*device->device().hardware, label_, number);
     if (const auto wired = rewire(number); !wired) {
         devices_.pop_back();
         return fail(wired.error());
@@ -208,7 +208,7 @@ bool Kvm::any_running() const {
 void Kvm::run(u64 ns) {
     kernel_.irq.handle_pending();
     while (ns) {
-        const u64 slice = std::min(ns, slice_ns);
+        const u64 slice = any_running() ? std::min(ns, slice_ns) : ns;
         kernel_.machine.clock.advance(slice);
         kernel_.irq.handle_pending();
         for (const auto& one : vms_)

@@ -44,14 +44,9 @@ PciDevice* PciCore::find(PciAddress address) const {
     return nullptr;
 }
 
-PciFunction* PciCore::function(const PciDevice& device) const { return kernel_.machine.pci.at(device.address); }
-
 PciDevice* PciCore::find_by_name(std::string_view name) const {
-    for (const auto& device : devices_) {
-        if (device->removed) continue;
-        const PciFunction* thing = function(*device);
-        if (thing && thing->name() == name) return device.get();
-    }
+    for (const auto& device : devices_)
+        if (!device->removed && device->hardware->name() == name) return device.get();
     return nullptr;
 }
 
@@ -111,12 +106,9 @@ void PciCore::shutdown() {
         PciDevice& device = **at;
         if (device.removed) continue;
         if (device.driver) device.driver->shutdown(device);
-        const PciFunction* thing = function(device);
-        const std::string_view name = thing ? thing->name() : std::string_view();
         const FaultPoint point =
             device.keep_running ? FaultPoint::pci_keep_bus_master : FaultPoint::pci_clear_bus_master;
-        const auto fault = kernel_.machine.faults.visit(point, name);
-        const bool astray = fault && fault->kind == FaultKind::skip;
+        const bool astray = kernel_.machine.faults.skips(point, device.hardware->name());
         if ((device.keep_running != 0) == astray) set_master(device, false);
     }
 }

@@ -47,7 +47,7 @@ class PciDriver;
 
 struct PciResource {
     u64 address = 0;
-    u64 bytes = 0;  // 0: not implemented, or (adopted) not known
+    u64 bytes = 0;  // 0: there is no such BAR, or (adopted) it was not sized
     bool is_64_bit = false, prefetchable = false;
 };
 
@@ -63,6 +63,8 @@ struct PciDevice {
     u32 keep_running = 0;
     bool removed = false;
     PciDriver* driver = nullptr;
+    /// What answered when it was found: for the instruments, who know things and no addresses. No decision looks at it.
+    PciFunction* hardware = nullptr;
     std::string name() const { return address.text(); }
 };
 
@@ -100,8 +102,6 @@ public:
 
     const std::vector<std::unique_ptr<PciDevice>>& devices() const { return devices_; }  // in order of discovery
     PciDevice* find(PciAddress address) const;
-    /// What answers there, for the instruments.
-    PciFunction* function(const PciDevice& device) const;
     /// By the name that the instruments have for the thing in the slot.
     PciDevice* find_by_name(std::string_view name) const;
 

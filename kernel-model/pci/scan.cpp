@@ -42,6 +42,7 @@ PciDevice& PciCore::add_device(PciAddress address, PciDevice* bridge) {
     PciDevice& device = *devices_.back();
     device.address = address;
     device.bridge = bridge;
+    device.hardware = kernel_.machine.pci.at(address);
     device.vendor = static_cast<u16>(read(device, pci::VENDOR_ID, 2));
     device.device = static_cast<u16>(read(device, pci::DEVICE_ID, 2));
     device.is_bridge = (read(device, pci::HEADER_TYPE, 1) & 0x7f) == pci::HEADER_TYPE_BRIDGE;
@@ -89,10 +90,7 @@ void PciCore::find_capabilities(PciDevice& device) {
 void PciCore::setup_acs(PciDevice& device) {
     if (!device.acs_cap) return;
     const bool incoming = device.adopted || above_adopted(device);
-    if (incoming) {
-        const auto fault = kernel_.machine.faults.visit(FaultPoint::pci_adopt_acs, function(device)->name());
-        if (!fault || fault->kind != FaultKind::skip) return;
-    }
+    if (incoming && !kernel_.machine.faults.skips(FaultPoint::pci_adopt_acs, device.hardware->name())) return;
     u16 wanted = acs_default;
     if (disable_acs_redir_) wanted &= static_cast<u16>(~(pci::ACS_RR | pci::ACS_CR));
     const u16 able = static_cast<u16>(read(device, static_cast<u16>(device.acs_cap + pci::ACS_CAP), 2));
@@ -100,11 +98,8 @@ void PciCore::setup_acs(PciDevice& device) {
 }
 
 void PciCore::setup_bars(PciDevice& device) {
-    bool take_as_they_are = device.adopted;
-    if (take_as_they_are) {
-        const auto fault = kernel_.machine.faults.visit(FaultPoint::pci_adopt_bars, function(device)->name());
-        take_as_they_are = !fault || fault->kind != FaultKind::skip;
-    }
+    const bool take_as_they_are =
+        device.adopted && !kernel_.machine.faults.skips(FaultPoint::pci_adopt_bars, device.hardware->name());
     for (unsigned bar = 0; bar < device.bars.size(); ++bar) {
         PciResource& resource = device.bars[bar];
         const u16 at = static_cast<u16>(pci::BASE_ADDRESS_0 + 4 * bar);
@@ -151,9 +146,7 @@ void PciCore::size_bars(PciDevice& device) {
 }
 
 bool PciCore::adopt_numbers(const PciDevice& bridge) const {
-    if (adopted.empty()) return false;
-    const auto fault = kernel_.machine.faults.visit(FaultPoint::pci_adopt_numbers, function(bridge)->name());
-    return !fault || fault->kind != FaultKind::skip;
+    return !adopted.empty() && !kernel_.machine.faults.skips(FaultPoint::pci_adopt_numbers, bridge.hardware->name());
 }
 
 void PciCore::scan_bridge(PciDevice& bridge, Numbers& numbers) {

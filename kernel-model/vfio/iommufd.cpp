@@ -41,8 +41,7 @@ Result<std::shared_ptr<IommuDomain>> IommufdFile::page_table() {
 /// Preserved: it may not change. A planned fault makes it forget that.
 bool IommufdFile::refuses_change() const {
     if (!immutable) return false;
-    const auto fault = kernel_.machine.faults.visit(FaultPoint::iommufd_immutable, name_);
-    if (!fault || fault->kind != FaultKind::skip) return true;
+    if (!kernel_.machine.faults.skips(FaultPoint::iommufd_immutable, name_)) return true;
     if (own_) own_->immutable = false;
     return false;
 }
@@ -94,6 +93,20 @@ Result<> IommufdFile::map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u6
     return {};
 }
 
+std::optional<u64> IommufdFile::mapped_below(PhysAddr limit) const {
+    for (const auto& [iova, mapping] : mappings_) {
+        if (mapping.peer) continue;
+        u64 done = 0;
+        const auto frames =
+            mapping.memory ? frames_of(*mapping.memory, mapping.offset, mapping.bytes) : mapping.anonymous;
+        for (const PfnRange& part : frames) {
+            if (part.begin.phys() < limit) return iova + done;
+            done += part.phys().bytes();
+        }
+    }
+    return std::nullopt;
+}
+
 Result<> IommufdFile::map_anonymous(u64 iova, u64 bytes, u64 prot) {
     TRY(usable(iova, bytes));
     Mapping mapping;
@@ -117,7 +130,7 @@ Result<> IommufdFile::map_peer(u64 iova, const PciDevice& peer, unsigned bar, u6
     TRY(usable(iova, bytes));
     const auto table = TRY(page_table());
     TRY(table->map(iova, phys_range(PhysAddr{peer.bars[bar].address}, bytes), vtd::PTE_READ | vtd::PTE_WRITE));
-    kernel_.machine.device_referee.domain_mapped_peer(domain_key(), iova, bytes, *kernel_.pci.function(peer));
+    kernel_.machine.device_referee.domain_mapped_peer(domain_key(), iova, bytes, *peer.hardware);
     Mapping mapping;
     mapping.bytes = bytes;
     mapping.prot = vtd::PTE_READ | vtd::PTE_WRITE;
@@ -154,7 +167,7 @@ Result<> IommufdFile::attach(const std::shared_ptr<VfioFile>& device) {
     const auto current = kernel_.iommu.domain_of(device->device());
     if (current && current != restored && current != table) return fail(Errno::ebusy);
     TRY(kernel_.iommu.replace(table, device->device()));
-    kernel_.machine.device_referee.domain_attached(domain_key(), *kernel_.pci.function(device->device()));
+    kernel_.machine.device_referee.domain_attached(domain_key(), *device->device().hardware);
     const bool known = std::ranges::any_of(devices_, [&](const auto& one) { return one.lock() == device; });
     if (!known) devices_.push_back(device);
     device->iommufd = std::static_pointer_cast<IommufdFile>(kernel_.vfs.find_file(id()));
@@ -182,16 +195,12 @@ std::vector<std::shared_ptr<VfioFile>> IommufdFile::devices() const {
     return alive;
 }
 
-bool IommufdFile::only_files() const {
-    return std::ranges::all_of(mappings_, [](const auto& one) { return one.second.memory || one.second.peer; });
-}
-
 void IommufdFile::release() {
     if (preserved) return;
     for (const auto& device : devices()) {
         if (!device->present()) continue;
         kernel_.iommu.detach(device->device());
-        kernel_.machine.device_referee.domain_detached(*kernel_.pci.function(device->device()));
+        kernel_.machine.device_referee.domain_detached(*device->device().hardware);
     }
     if (own_) {
         static_cast<void>(kernel_.iommu.destroy_domain(*own_));

@@ -57,11 +57,10 @@ public:
 
     const std::string& name() const { return name_; }
     const std::map<u64, Mapping>& mappings() const { return mappings_; }
-    /// Whether every mapping is of a file: only then can it be preserved.
-    bool only_files() const;
+    /// The IOVA of a page of memory that lies below `limit`; nullopt: all lie above.
+    std::optional<u64> mapped_below(PhysAddr limit) const;
     /// ENOMEM. Made when first needed.
     Result<std::shared_ptr<IommuDomain>> page_table();
-    bool has_page_table() const { return own_ != nullptr; }
     std::shared_ptr<IommuDomain> restored;
     /// A device was moved from the restored page table to this file's own.
     std::function<void(IommufdFile&)> on_moved;
@@ -70,7 +69,6 @@ public:
     bool preserved = false;
     /// The instruments' name for this file's own page table in this generation.
     u64 domain_key() const { return id(); }
-    u64 restored_key() const { return id() | u64{1} << 63; }
     /// Puts a device of the previous kernel under the restored page table; nothing is written.
     void adopt_device(const std::shared_ptr<VfioFile>& device);
 

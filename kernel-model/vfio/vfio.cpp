@@ -32,30 +32,22 @@ public:
     /// By itself it takes only what came from the previous kernel.
     bool matches(const PciDevice& device) const override {
         if (!device.adopted || device.is_bridge) return false;
-        const PciFunction* thing = kernel_.pci.function(device);
-        const auto fault = kernel_.machine.faults.visit(FaultPoint::vfio_claim, thing ? thing->name() : "");
-        return !fault || fault->kind != FaultKind::skip;
+        return !kernel_.machine.faults.skips(FaultPoint::vfio_claim, device.hardware->name());
     }
     Result<> probe(PciDevice&) override { return {}; }
     void remove(PciDevice&) override {}
     void shutdown(PciDevice& device) override {
+        FaultInjector& faults = kernel_.machine.faults;
+        const std::string_view name = device.hardware->name();
         if (device.keep_running) {
-            const PciFunction* thing = kernel_.pci.function(device);
-            const auto fault =
-                kernel_.machine.faults.visit(FaultPoint::vfio_keep_running, thing ? thing->name() : "");
-            if (!fault || fault->kind != FaultKind::skip) return;
+            if (!faults.skips(FaultPoint::vfio_keep_running, name)) return;
+        } else if (!kernel_.vfio.file_of(device) || faults.skips(FaultPoint::vfio_quiesce, name)) {
+            return;
         }
-        const auto fault = kernel_.machine.faults.visit(FaultPoint::vfio_quiesce, device_name(device));
-        if (fault && fault->kind == FaultKind::skip) return;
-        if (device.keep_running || kernel_.vfio.file_of(device))
-            static_cast<void>(kernel_.pci.reset_function(device));
+        static_cast<void>(kernel_.pci.reset_function(device));
     }
 
 private:
-    std::string_view device_name(const PciDevice& device) const {
-        const PciFunction* thing = kernel_.pci.function(device);
-        return thing ? thing->name() : std::string_view();
-    }
     Kernel& kernel_;
 };
 
@@ -89,15 +81,13 @@ Result<std::shared_ptr<VfioFile>> Vfio::open(PciDevice& device) {
     TRY(kernel_.pci.reset_function(device));
     const u32 command = kernel_.pci.read(device, pci::COMMAND, 2);
     kernel_.pci.write(device, pci::COMMAND, 2, command | pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
-    kernel_.machine.device_referee.device_opened(file->id(), *kernel_.pci.function(device));
+    kernel_.machine.device_referee.device_opened(file->id(), *device.hardware);
     return file;
 }
 
 Result<std::shared_ptr<VfioFile>> Vfio::adopt(PciDevice& device) {
     auto file = TRY(make_file(device));
-    const PciFunction* thing = kernel_.pci.function(device);
-    if (!thing) return fail(Errno::enodev);
-    kernel_.machine.device_referee.device_opened(file->id(), *thing);
+    kernel_.machine.device_referee.device_opened(file->id(), *device.hardware);
     return file;
 }
 
@@ -113,7 +103,7 @@ void VfioFile::release() {
     if (const auto owner = iommufd.lock()) owner->forget(*this);
     // Blocked before it is reset, so that nothing of it arrives in memory that is going to be somebody else's.
     kernel_.iommu.detach(*device_);
-    kernel_.machine.device_referee.domain_detached(*kernel_.pci.function(*device_));
+    kernel_.machine.device_referee.domain_detached(*device_->hardware);
     static_cast<void>(kernel_.pci.reset_function(*device_));
     kernel_.pci.set_master(*device_, false);
 }
@@ -133,6 +123,8 @@ Result<PhysAddr> VfioFile::bar_address(unsigned bar, u64 offset, unsigned bytes)
 
 Result<u64> VfioFile::read(unsigned bar, u64 offset, unsigned bytes) const {
     const PhysAddr at = TRY(bar_address(bar, offset, bytes));
+    // Whoever reads its registers sees what an interrupt would have told.
+    kernel_.machine.device_referee.device_polled(*device_->hardware);
     return kernel_.machine.mmio_read(at, bytes);
 }
 

@@ -13,28 +13,14 @@ constexpr u32 address_bits = 48;
 
 IommuParticipant::IommuParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
     : kernel_(kernel),
-      orchestrator_(orchestrator),
-      pages_(kernel, kho, orchestrator, abi::IOMMU_SUBSYSTEM, FrameClass::subsystem) {
-    subsystem_.name = abi::IOMMU_SUBSYSTEM;
-    subsystem_.prepare = [this](u64* data) {
-        *data = top_.raw;
-        return 0;
-    };
-    subsystem_.cancel = [](u64) {};
-    subsystem_.finish = [](u64) {};
-    subsystem_.boot = [this](u64 data) { boot(data); };
-}
-
-bool IommuParticipant::ensure_registered() {
-    return orchestrator_.enabled() && kernel_.config.built_with(abi::IOMMU_SUBSYSTEM) &&
-           register_participant(orchestrator_, subsystem_);
-}
+      pages_(kernel, kho, orchestrator, abi::IOMMU_SUBSYSTEM, FrameClass::subsystem),
+      subsystem_(kernel, orchestrator, abi::IOMMU_SUBSYSTEM, [this](PhysAddr data) { boot(data); }) {}
 
 // --- arrays of objects -------------------------------------------------------------------------------------------
 
 Result<> IommuParticipant::make_arrays() {
     if (top_.raw) return {};
-    if (!orchestrator_.on_list(&subsystem_)) return fail(Errno::enodev);
+    if (!subsystem_.registered()) return fail(Errno::enodev);
     std::vector<PhysAddr> made;
     for (unsigned page = 0; page < 4; ++page) {
         const auto one = pages_.allocate(page == 0 ? "iommu.ser" : "iommu.array");
@@ -50,7 +36,7 @@ Result<> IommuParticipant::make_arrays() {
     devices_.pages = {made[3]};
     abi_write(kernel_.machine.ram, top_, abi::IommuFlbSer{abi::IOMMU_VERSION, made[1].raw, made[2].raw, made[3].raw},
               "iommu.ser");
-    subsystem_.private_data() = top_.raw;
+    subsystem_.set_handle(top_);
     return {};
 }
 
@@ -62,7 +48,7 @@ void IommuParticipant::free_arrays_if_empty() {
     }
     pages_.release(top_);
     top_ = {};
-    subsystem_.private_data() = 0;
+    subsystem_.set_handle({});
 }
 
 Result<PhysAddr> IommuParticipant::add_object(Array& array, std::span<const std::byte> object,
@@ -141,7 +127,7 @@ Result<PhysAddr> IommuParticipant::preserve_unit(const PciDevice& device) {
         return known->second.record;
     }
     const auto view = kernel_.iommu.unit_of(device);
-    if (!view) return PhysAddr{};
+    INVARIANT(view.has_value());  // it is attached
     Unit unit;
     unit.references = 1;
     std::vector<Pfn> tables{view->root_table.pfn()};
@@ -172,7 +158,6 @@ void IommuParticipant::unpreserve_unit(u32 segment) {
 }
 
 Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, PhysAddr domain) {
-    if (!kernel_.iommu.unit_of(device)) return PhysAddr{};
     TRY(make_arrays());
     const auto unit = preserve_unit(device);
     if (!unit) {
@@ -223,9 +208,7 @@ std::vector<PhysAddr> IommuParticipant::read_array(PhysAddr first, u64 object_by
     return objects;
 }
 
-void IommuParticipant::boot(u64 data) {
-    if (data == 0) return;
-    const PhysAddr top{data};
+void IommuParticipant::boot(PhysAddr top) {
     if (!pages_.restore(top)) {
         REACHED("luo.iommu.top_lost");
         throw KernelPanic("iommu: what the previous kernel preserved cannot be restored");

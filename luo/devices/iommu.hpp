@@ -32,12 +32,12 @@ namespace kexec_sim::luo {
 class IommuParticipant {
 public:
     IommuParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator);
-    bool ensure_registered();
+    bool ensure_registered() { return subsystem_.ensure_registered(); }
 
     // --- the old kernel: physical addresses of records ---
     Result<PhysAddr> preserve_domain(IommuDomain& domain);
     void unpreserve_domain(IommuDomain& domain);
-    /// `domain`: the record that preserve_domain() gave. 0 without an IOMMU for it.
+    /// `domain`: the record that preserve_domain() gave for what the device is attached to.
     Result<PhysAddr> preserve_device(const PciDevice& device, PhysAddr domain);
     void unpreserve_device(const PciDevice& device);
 
@@ -63,7 +63,7 @@ private:
     void unpreserve_unit(u32 segment);
     Result<> preserve_tables(std::span<const Pfn> tables, std::string_view name, std::vector<Pfn>& done);
 
-    void boot(u64 data);
+    void boot(PhysAddr top);
     std::vector<PhysAddr> read_array(PhysAddr first, u64 object_bytes, std::string_view what);
     void adopt_unit(PhysAddr record);
     std::shared_ptr<IommuDomain> rebuild(PhysAddr record);
@@ -72,9 +72,8 @@ private:
     void release_incoming_if_done();
 
     Kernel& kernel_;
-    Orchestrator& orchestrator_;
     RecordPages pages_;
-    Subsystem subsystem_;
+    HandleSubsystem subsystem_;
     // Outgoing.
     PhysAddr top_;
     Array units_, domains_, devices_;

@@ -7,6 +7,8 @@ namespace kexec_sim::luo {
 namespace {
 
 constexpr u64 hwpt_token = 1;
+/// x86: a kernel that boots puts its real mode trampoline somewhere below, before it looks at what is preserved.
+constexpr PhysAddr boot_uses_below{MiB};
 
 IommufdFile& iommufd(File& file) { return dynamic_cast<IommufdFile&>(file); }
 
@@ -32,6 +34,12 @@ Result<> IommufdHandler::prepare(File& file, u64& data) {
             REACHED("luo.iommufd.memory_not_preserved");
             return fail(Errno::einval);
         }
+    if (const auto iova = owner.mapped_below(boot_uses_below)) {
+        REACHED("luo.iommufd.low_memory");
+        kernel_.log.err("iommufd: IOVA {:#x} is mapped to memory below 1 MiB, which a booting kernel writes to",
+                        *iova);
+        return fail(Errno::einval);
+    }
     const auto table = TRY(owner.page_table());
     const PhysAddr domain = TRY(iommu_.preserve_domain(*table));
     const auto record = pages_.allocate("iommufd.ser");
@@ -124,8 +132,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
     const auto at = incoming_.find(record);
     if (at == incoming_.end()) return;
     IommufdFile& owner = iommufd(*file);
-    const auto fault = kernel_.machine.faults.visit(FaultPoint::iommu_can_finish, owner.name());
-    const bool asked = !fault || fault->kind != FaultKind::skip;
+    const bool asked = !kernel_.machine.faults.skips(FaultPoint::iommu_can_finish, owner.name());
     if (asked && owner.restored && owner.restored->attached) {
         REACHED("luo.iommufd.still_attached");
         kernel_.log.warn("iommufd: {} devices use the preserved page table: it is kept", owner.restored->attached);

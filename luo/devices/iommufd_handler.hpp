@@ -1,14 +1,15 @@
 // iommufd over a live update: the file handler "iommufd-v1".
 //
 // Prepare: 1. Every mapping must be of a memfd that is prepared itself (a lower token, or its own event), or of a BAR:
-// other memory would be freed by the kexec while devices write to it. 2. The page table is preserved, page by page; the
+// other memory would be freed by the kexec while devices write to it. None may lie below 1 MiB, where the next kernel
+// puts its trampoline before it knows what is preserved. 2. The page table is preserved, page by page; the
 // file is immutable from here on. 3. A record with the page table's token.
 // Retrieve: a file with the old page table (`restored`), and no mappings of its own: the VMM makes them anew, and moves
 // its devices over.
 // Finish: the old page table is destroyed, unless a device is still attached to it: then it stays until the last one
 // has been moved. A file that nobody retrieved is discarded: its devices are blocked first.
 //
-// Unhappy paths: 1. EINVAL: a mapping of anonymous memory, or of a memfd that is not prepared. 2. EBUSY: a device still
+// Unhappy paths: 1. EINVAL: a mapping of anonymous memory, or of a memfd that is not prepared, or below 1 MiB. 2. EBUSY: a device still
 // uses the page table of the previous kernel. 3. ENOMEM, KHO's errno; what was done is undone. 4. Retrieve: ENOENT: the
 // record or the domain cannot be restored.
 #pragma once
@@ -46,7 +47,6 @@ private:
         std::weak_ptr<IommufdFile> known;
         bool finish_when_idle = false;
     };
-    Result<> fill_record(PhysAddr record, PhysAddr domain);
     Kernel& kernel_;
     RecordPages pages_;
     IommuParticipant& iommu_;

@@ -14,22 +14,9 @@ u64 slot_offset(u64 index) { return sizeof(abi::PciBlock) + index * sizeof(abi::
 
 PciParticipant::PciParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
     : kernel_(kernel),
-      orchestrator_(orchestrator),
-      pages_(kernel, kho, orchestrator, abi::PCI_SUBSYSTEM, FrameClass::subsystem) {
-    subsystem_.name = abi::PCI_SUBSYSTEM;
-    subsystem_.prepare = [this](u64* data) {
-        *data = header_.raw;  // 0 so far, where no file has been prepared yet
-        return 0;
-    };
-    subsystem_.cancel = [](u64) {};  // files undo what they preserved
-    subsystem_.finish = [](u64) {};  // functions are finished one by one, by their files
-    subsystem_.boot = [this](u64 data) { boot(data); };
+      pages_(kernel, kho, orchestrator, abi::PCI_SUBSYSTEM, FrameClass::subsystem),
+      subsystem_(kernel, orchestrator, abi::PCI_SUBSYSTEM, [this](PhysAddr data) { boot(data); }) {
     kernel.pci.removed.push_back([this](PciDevice& device) { removed(device); });
-}
-
-bool PciParticipant::ensure_registered() {
-    return orchestrator_.enabled() && kernel_.config.built_with(abi::PCI_SUBSYSTEM) &&
-           register_participant(orchestrator_, subsystem_);
 }
 
 // --- the old kernel ----------------------------------------------------------------------------------------------
@@ -38,7 +25,7 @@ bool PciParticipant::preserved(const PciDevice& device) const { return slots_.co
 
 Result<> PciParticipant::preserve(PciDevice& device) {
     if (kernel_.pci.frozen() || device.is_bridge) return fail(Errno::einval);
-    if (!orchestrator_.on_list(&subsystem_)) return fail(Errno::enodev);
+    if (!subsystem_.registered()) return fail(Errno::enodev);
     if (preserved(device)) return fail(Errno::ebusy);
     std::vector<PciDevice*> done;
     for (PciDevice* at = &device; at; at = at->bridge) {
@@ -60,19 +47,17 @@ void PciParticipant::unpreserve(PciDevice& device) {
 }
 
 Result<> PciParticipant::take(PciDevice& device) {
-    const PciFunction* thing = kernel_.pci.function(device);
-    return under_fault(kernel_.machine.faults, FaultPoint::pci_preserve, thing ? thing->name() : std::string_view(),
-                       [&]() -> Result<> {
-                           auto at = slots_.find(device.address);
-                           if (at == slots_.end()) {
-                               const PhysAddr slot = TRY(free_slot());
-                               at = slots_.emplace(device.address, Slot{slot, 0}).first;
-                           }
-                           ++at->second.refcount;
-                           ++device.keep_running;
-                           write_slot(device.address, at->second);
-                           return {};
-                       });
+    return under_fault(kernel_.machine.faults, FaultPoint::pci_preserve, device.hardware->name(), [&]() -> Result<> {
+        auto at = slots_.find(device.address);
+        if (at == slots_.end()) {
+            const PhysAddr slot = TRY(free_slot());
+            at = slots_.emplace(device.address, Slot{slot, 0}).first;
+        }
+        ++at->second.refcount;
+        ++device.keep_running;
+        write_slot(device.address, at->second);
+        return {};
+    });
 }
 
 void PciParticipant::drop(PciDevice& device) {
@@ -97,7 +82,7 @@ Result<> PciParticipant::make_pages() {
     const PhysAddr header = TRY(pages_.allocate("pci.ser"));
     header_ = header;
     abi_write(kernel_.machine.ram, header, abi::PciSer{abi::PCI_VERSION, 0, 0}, "pci.ser");
-    subsystem_.private_data() = header.raw;
+    subsystem_.set_handle(header);
     return {};
 }
 
@@ -106,7 +91,7 @@ void PciParticipant::free_pages() {
     if (header_.raw) pages_.release(header_);
     blocks_.clear();
     header_ = {};
-    subsystem_.private_data() = 0;
+    subsystem_.set_handle({});
 }
 
 Result<PhysAddr> PciParticipant::free_slot() {
@@ -148,9 +133,7 @@ bool PciParticipant::incoming(PciAddress address) const {
     return at != incoming_.end() && at->second.refcount != 0;
 }
 
-void PciParticipant::boot(u64 data) {
-    if (data == 0) return;
-    const PhysAddr header{data};
+void PciParticipant::boot(PhysAddr header) {
     if (!pages_.restore(header)) {
         REACHED("luo.pci.header_lost");
         throw KernelPanic("pci: the list of preserved devices cannot be restored");

@@ -34,7 +34,7 @@ public:
     PciParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator);
 
     /// At an initcall before the scan, and again when somebody wants to preserve.
-    bool ensure_registered();
+    bool ensure_registered() { return subsystem_.ensure_registered(); }
 
     Result<> preserve(PciDevice& device);
     void unpreserve(PciDevice& device);
@@ -55,15 +55,14 @@ private:
     Result<> make_pages();
     void free_pages();
     void write_slot(PciAddress address, const Slot& slot);
-    void boot(u64 data);
+    void boot(PhysAddr header);
     void read_blocks(PhysAddr first);
     void release_incoming();
     void removed(PciDevice& device);
 
     Kernel& kernel_;
-    Orchestrator& orchestrator_;
     RecordPages pages_;
-    Subsystem subsystem_;
+    HandleSubsystem subsystem_;
     // Outgoing.
     PhysAddr header_;
     std::vector<PhysAddr> blocks_;

@@ -39,22 +39,41 @@ Result<> RecordPages::restore(PhysAddr page, FrameClass as) {
     return {};
 }
 
-bool register_participant(Orchestrator& orchestrator, Subsystem& subsystem) {
-    if (orchestrator.on_list(&subsystem)) return true;
-    const auto registered = orchestrator.register_subsystem(&subsystem);
-    if (!registered) {
-        if (orchestrator.on_list(&subsystem)) static_cast<void>(orchestrator.unregister_subsystem(&subsystem));
+// --- subsystems --------------------------------------------------------------------------------------------------
+
+HandleSubsystem::HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std::string name,
+                                 std::function<void(PhysAddr)> boot)
+    : kernel_(kernel),
+      orchestrator_(orchestrator) {
+    subsystem_.name = std::move(name);
+    subsystem_.prepare = [this](u64* data) {
+        *data = handle_.raw;  // 0 so far, where no file has been prepared yet
+        return 0;
+    };
+    subsystem_.cancel = subsystem_.finish = [](u64) {};
+    subsystem_.boot = [boot = std::move(boot)](u64 data) {
+        if (data) boot(PhysAddr{data});
+    };
+}
+
+void HandleSubsystem::set_handle(PhysAddr page) { subsystem_.private_data() = (handle_ = page).raw; }
+
+bool HandleSubsystem::ensure_registered() {
+    if (!orchestrator_.enabled() || !kernel_.config.built_with(subsystem_.name)) return false;
+    if (registered()) return true;
+    if (!orchestrator_.register_subsystem(&subsystem_)) {
+        if (registered()) static_cast<void>(orchestrator_.unregister_subsystem(&subsystem_));
         return false;
     }
-    if (orchestrator.edition().boot_callback || orchestrator.state() != LuoState::updated) return true;
+    if (orchestrator_.edition().boot_callback || orchestrator_.state() != LuoState::updated) return true;
     // Editions without a boot callback: the subsystem asks for its handle.
-    const auto data = orchestrator.get_subsystem_data(&subsystem);
-    if (!data) {
-        static_cast<void>(orchestrator.unregister_subsystem(&subsystem));
-        return false;
+    const auto data = orchestrator_.get_subsystem_data(&subsystem_);
+    if (data) {
+        subsystem_.boot(*data);
+        return true;
     }
-    if (subsystem.boot) subsystem.boot(*data);
-    return true;
+    static_cast<void>(orchestrator_.unregister_subsystem(&subsystem_));
+    return false;
 }
 
 }  // namespace kexec_sim::luo

@@ -43,8 +43,24 @@ private:
     FrameClass class_;
 };
 
-/// Registers a subsystem that may be new to this update: in a kernel whose predecessor did not have it, it waits until
-/// it is wanted (LUO would panic at FINISH over it). True: it is on the list.
-bool register_participant(Orchestrator& orchestrator, Subsystem& subsystem);
+/// A subsystem whose data handle is the address of a page that is made with the first thing to hand over, and goes with
+/// the last. It preserves and finishes nothing by itself: files do, one by one.
+class HandleSubsystem {
+public:
+    /// `boot` is given the handle of the previous kernel, unless that is 0.
+    HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std::string name, std::function<void(PhysAddr)> boot);
+    /// False: LUO is off, the kernel was built without this component, or LUO refuses. A subsystem that may be new to
+    /// this update waits until it is wanted, in a kernel whose predecessor did not have it: LUO would panic at FINISH
+    /// over it.
+    bool ensure_registered();
+    bool registered() const { return orchestrator_.on_list(&subsystem_); }
+    void set_handle(PhysAddr page);
+
+private:
+    Kernel& kernel_;
+    Orchestrator& orchestrator_;
+    Subsystem subsystem_;
+    PhysAddr handle_;
+};
 
 }  // namespace kexec_sim::luo

@@ -47,11 +47,18 @@ bool Iommu::run_descriptor(u64 low, u64 high) {
 }
 
 bool Iommu::invalidate_contexts(u64 low) {
+    DeviceReferee::Invalidation told;
+    told.contexts = true;
     switch (low & vtd::QI_SELECTED) {
     case vtd::QI_ALL: contexts_.clear(); break;
-    case vtd::QI_DOMAIN: contexts_.drop_domain(static_cast<u16>(low >> 16)); break;
+    case vtd::QI_DOMAIN:
+        told.domain_id = static_cast<u16>(low >> 16);
+        contexts_.drop_domain(*told.domain_id);
+        break;
     case vtd::QI_SELECTED: {
         const u16 source = static_cast<u16>(low >> 32), ignored = vtd::ignored_function_bits[low >> 48 & 3];
+        told.source = Bdf(source);
+        told.ignored = ignored;
         for (u16 function = 0; function < 8; ++function)
             if ((function & ~ignored) == 0) contexts_.drop((source & ~ignored) | function);
         break;
@@ -59,26 +66,33 @@ bool Iommu::invalidate_contexts(u64 low) {
     default: return false;
     }
     ++counters.invalidations;
+    machine_.device_referee.cache_invalidated(segment, told);
     return true;
 }
 
 bool Iommu::invalidate_pages(u64 low, u64 high) {
     const u16 domain_id = static_cast<u16>(low >> 16);
+    DeviceReferee::Invalidation told;
     switch (low & vtd::QI_SELECTED) {
     case vtd::QI_ALL:
         iotlb_.clear();
         has_level_ = {};
         break;
-    case vtd::QI_DOMAIN: iotlb_.drop_domain(domain_id); break;
+    case vtd::QI_DOMAIN:
+        told.domain_id = domain_id;
+        iotlb_.drop_domain(domain_id);
+        break;
     case vtd::QI_SELECTED: {
         const unsigned mask = high & 0x3f;
         if (mask > vtd::address_mask_max) return false;
         drop_pages(domain_id, high & ~u64{0xfff}, mask);
-        break;
+        ++counters.invalidations;
+        return true;
     }
     default: return false;
     }
     ++counters.invalidations;
+    machine_.device_referee.cache_invalidated(segment, told);
     return true;
 }
 

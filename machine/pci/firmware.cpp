@@ -30,7 +30,11 @@ public:
             number(first, 0, last_bus);
             place(first);
         }
-        for (PciFunction* function : fabric_.functions_) enable(*function);
+        for (PciFunction* function : fabric_.functions_) {
+            enable(*function);
+            for (unsigned number = 0; number < 6; ++number)
+                function->placed_[number] = function->config.read(static_cast<u16>(BASE_ADDRESS_0 + 4 * number), 4);
+        }
     }
 
 private:

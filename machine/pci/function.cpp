@@ -151,6 +151,12 @@ bool PciFunction::window_contains(u64 address) const {
     return address >= (base_upper | base(PREF_MEMORY_BASE)) && address <= (limit_upper | limit(PREF_MEMORY_LIMIT));
 }
 
+bool PciFunction::bars_as_placed() const {
+    for (unsigned number = 0; number < placed_.size(); ++number)
+        if (config.read(static_cast<u16>(pci::BASE_ADDRESS_0 + 4 * number), 4) != placed_[number]) return false;
+    return true;
+}
+
 std::optional<u64> PciFunction::bar_address(unsigned number) const {
     if (bars_[number].bytes == 0 || !memory_decode() || power_state() != d0) return std::nullopt;
     const u64 low = config.read(bar_offset(number), 4) & ~u32{0xf};

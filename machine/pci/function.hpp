@@ -38,7 +38,7 @@ enum class ResetKind : u8 { power_on, flr, bus_reset, d3hot };
 std::string_view reset_kind_name(ResetKind kind);  // "power-on", "FLR", "bus reset", "D3hot to D0"
 
 struct PciBar {
-    u64 bytes = 0;  // a power of two of at least 16; 0: not implemented
+    u64 bytes = 0;  // a power of two of at least 16; 0: there is no such BAR
     bool is_64_bit = false, prefetchable = false;
 };
 
@@ -86,8 +86,10 @@ public:
     u8 subordinate_bus() const;
     bool window_contains(u64 address) const;
 
+    /// The BAR's registers hold what the firmware put there at power-on, whether memory decode is on or not.
+    bool bars_as_placed() const;
     const PciBar& bar(unsigned number) const { return bars_[number]; }
-    /// Where a BAR lies; nullopt: not implemented, or memory decode is off, or the function is not in D0. A BAR that
+    /// Where a BAR lies; nullopt: there is no such BAR, memory decode is off, or the function is not in D0. A BAR that
     /// is being sized lies where the register says, all ones included.
     std::optional<u64> bar_address(unsigned number) const;
     /// The BAR and offset that an address falls into.
@@ -182,6 +184,7 @@ private:
     u8 devfn_;
     u8 latched_bus_ = 0;
     std::array<PciBar, 6> bars_{};
+    std::array<u32, 6> placed_{};  // the registers as the firmware left them
     unsigned msix_bar_ = 0;
     u16 msix_count_ = 0;
     u64 msix_table_offset_ = 0, msix_pba_offset_ = 0;

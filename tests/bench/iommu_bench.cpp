@@ -4,12 +4,14 @@
 // bare arithmetic of the guest's program on a host array.
 #include "tests/bench/table.hpp"
 
+#include <array>
 #include <bit>
 #include <memory>
 #include <unordered_map>
 #include <vector>
 
-#include "machine/machine.hpp"
+#include "kernel-model/iommu/domain.hpp"
+#include "kernel-model/kernel.hpp"
 
 namespace {
 
@@ -83,6 +85,55 @@ void remap(benchmark::State& state) {
     state.SetItemsProcessed(state.iterations());
 }
 BENCHMARK(remap)->Name("IOMMU interrupt, remapped");
+
+// --- mapping -------------------------------------------------------------------------------------------------------
+
+constexpr u64 mapped_bytes = GiB;
+
+/// 1 GiB in a domain of a kernel, in leaves of one size: of 4 KiB, because every other address is off by a page.
+void map(benchmark::State& state, bool small) {
+    MachineConfig config;
+    config.node_bytes = {4 * GiB};
+    MachineHandle machine = make_machine(config);
+    machine->trace.keep = false;
+    machine->referee.kernel_boots(0, {.edition = "linux-6.16"});
+    Kernel kernel(*machine, KernelConfig{}, firmware_boot(*machine, KexecRequest{}));
+    kernel.boot();
+    const u64 iova = 4 * GiB + (small ? page_bytes : 0);
+    const PhysRange phys = phys_range(PhysAddr{GiB}, mapped_bytes);
+    for (auto _ : state) {
+        IommuDomain domain(kernel, "bench");
+        if (!domain.create() || !domain.map(iova, phys, all_rights)) state.SkipWithError("not mapped");
+        state.PauseTiming();
+        if (domain.tables().size() != (small ? 516 : 4)) state.SkipWithError("other tables than expected");
+        domain.free_tables();
+        state.ResumeTiming();
+    }
+    state.SetItemsProcessed(state.iterations() * static_cast<i64>(mapped_bytes >> (small ? 12 : 21)));
+}
+void map_small(benchmark::State& state) { map(state, true); }
+void map_large(benchmark::State& state) { map(state, false); }
+BENCHMARK(map_small)->Name("IOMMU map of 1 GiB, a leaf of 4 KiB")->Unit(benchmark::kMicrosecond);
+BENCHMARK(map_large)->Name("IOMMU map of 1 GiB, a leaf of 2 MiB")->Unit(benchmark::kMicrosecond);
+
+/// The reference: the same tables in host memory, filled by a loop that checks nothing.
+void map_on_host(benchmark::State& state, u64 leaf_bytes) {
+    constexpr u64 entries = 512;
+    for (auto _ : state) {
+        std::vector<std::unique_ptr<std::array<u64, entries>>> tables;
+        for (u64 done = 0; done < mapped_bytes; done += leaf_bytes) {
+            const u64 index = done / leaf_bytes % entries;
+            if (index == 0) tables.push_back(std::make_unique<std::array<u64, entries>>());
+            (*tables.back())[index] = (GiB + done) | all_rights;
+        }
+        benchmark::DoNotOptimize(tables);
+    }
+    state.SetItemsProcessed(state.iterations() * static_cast<i64>(mapped_bytes / leaf_bytes));
+}
+void map_small_on_host(benchmark::State& state) { map_on_host(state, page_bytes); }
+void map_large_on_host(benchmark::State& state) { map_on_host(state, 2 * MiB); }
+BENCHMARK(map_small_on_host)->Name("reference:IOMMU map of 1 GiB, a leaf of 4 KiB");
+BENCHMARK(map_large_on_host)->Name("reference:IOMMU map of 1 GiB, a leaf of 2 MiB");
 
 // --- the guest's processor -----------------------------------------------------------------------------------------
 

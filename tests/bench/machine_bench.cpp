@@ -6,6 +6,7 @@
 #include <memory>
 #include <spawn.h>
 #include <string>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
@@ -63,8 +64,9 @@ BENCHMARK(byte_a_page)->Name("reference:boot of 1 TiB")->Iterations(3)->Unit(ben
 // --- a whole run
 // --------------------------------------------------------------------------------------------------------------
 
-/// Runs a program with its output thrown away; false unless it ends with exit code 0.
-bool run_program(std::vector<std::string> words) {
+/// Runs a program with its output thrown away; false unless it ends with exit code 0. `peak_mib`: the most memory that
+/// it, or one of its own processes, had resident.
+bool run_program(std::vector<std::string> words, double* peak_mib = nullptr) {
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
@@ -75,7 +77,10 @@ bool run_program(std::vector<std::string> words) {
     const int failed = posix_spawn(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     int status = 0;
-    return failed == 0 && waitpid(child, &status, 0) == child && status == 0;
+    rusage usage{};
+    const bool ended = failed == 0 && wait4(child, &status, 0, &usage) == child && status == 0;
+    if (peak_mib) *peak_mib = static_cast<double>(usage.ru_maxrss) / 1024.0;
+    return ended;
 }
 
 void run_of_a_small_update(benchmark::State& state) {
@@ -87,6 +92,32 @@ void run_of_a_small_update(benchmark::State& state) {
 BENCHMARK(run_of_a_small_update)
     ->Name("kexec-sim run of the small update")
     ->Iterations(20)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+
+/// The main scenario with a guest of 256 GiB, in pages of 2 MiB, and another as large.
+void run_of_large_guests(benchmark::State& state) {
+    for (auto _ : state)
+        if (!run_program({KEXEC_SIM_PROGRAM, "run", "--set", "memory=256GiB", "--set", "ram=528GiB",
+                          KEXEC_SIM_SOURCE_DIR "/scenarios/vm/vm-live-update.yaml"},
+                         &state.counters["resident_MiB"].value))
+            state.SkipWithError("the run failed");
+    bench::set_target_ns(state, 2e9);
+}
+BENCHMARK(run_of_large_guests)
+    ->Name("live update of two guests of 256 GiB")
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+
+void run_of_small_guests(benchmark::State& state) {
+    for (auto _ : state)
+        if (!run_program({KEXEC_SIM_PROGRAM, "run", KEXEC_SIM_SOURCE_DIR "/scenarios/vm/vm-live-update.yaml"}))
+            state.SkipWithError("the run failed");
+}
+BENCHMARK(run_of_small_guests)
+    ->Name("reference:live update of two guests of 256 GiB")
+    ->Iterations(1)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 

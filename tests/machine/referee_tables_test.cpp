@@ -43,9 +43,22 @@ struct TableWorld : DeviceWorld {
         leave_frozen();
         arrive_with_tables();
     }
+    void drop_contexts(std::optional<Bdf> source = {}) {
+        DeviceReferee::Invalidation what;
+        what.contexts = true;
+        what.source = source;
+        devices.cache_invalidated(0, what);
+    }
+    void drop_translations(std::optional<u16> domain_id = {}) {
+        DeviceReferee::Invalidation what;
+        what.domain_id = domain_id;
+        devices.cache_invalidated(0, what);
+    }
     /// The device walks one page in place of four from now on, as domain 9.
     void hotswap() {
         set_context(nic, 0x2100, 9);
+        drop_contexts(nic.requester_id());
+        drop_translations(7);
         attach(2, 21);
     }
 };
@@ -189,6 +202,65 @@ TEST_CASE("a table that a device still walks is not the allocator's") {
         world.referee.frames_handed_out(frames(last_pfn + 1, 1), "slab", FrameClass::slab);
         REQUIRE(world.of("iommu.tables").empty());
     }
+}
+
+TEST_CASE("tables that a device has left are freed only once the unit has forgotten them") {
+    TableWorld world;
+    world.promise_tables();
+    world.jump_with_tables();
+    world.claim();
+    const auto leave = [&] { world.set_context(world.nic, 0x2100, 9); };
+    const auto free_them = [&] {
+        world.attach(2, 21);
+        world.referee.frames_returned(frames(top_pfn, 4));
+    };
+    std::string untold;
+    SECTION("told nothing") {
+        leave();
+        untold = "the context entry";
+    }
+    SECTION("told of the translations alone") {
+        leave();
+        world.drop_translations();
+        untold = "the context entry";
+    }
+    SECTION("told before the entry had changed") {
+        world.drop_contexts();
+        world.drop_translations();
+        leave();
+        untold = "the context entry";
+    }
+    SECTION("told of another device's entry") {
+        leave();
+        world.drop_contexts(world.other.requester_id());
+        world.drop_translations();
+        untold = "the context entry";
+    }
+    SECTION("told of the entry, and of another domain") {
+        leave();
+        world.drop_contexts();
+        world.drop_translations(8);
+        untold = "its translations";
+    }
+    SECTION("told of both, after it was said to be attached elsewhere") {
+        leave();
+        world.attach(2, 21);
+        world.drop_contexts(world.nic.requester_id());
+        world.drop_translations(7);
+        world.referee.frames_returned(frames(top_pfn, 4));
+        REQUIRE(world.of("iommu.tables").empty());
+        return;
+    }
+    SECTION("blocked, and told") {
+        world.clear_context(world.nic);
+        world.drop_contexts(world.nic.requester_id());
+        world.drop_translations(7);
+        world.referee.frames_returned(frames(top_pfn, 4));
+        REQUIRE(world.of("iommu.tables").empty());
+        return;
+    }
+    free_them();
+    REQUIRE_THAT(world.message("iommu.tables"), Contains("was not told to drop " + untold));
 }
 
 TEST_CASE("tables of a promise that is lost are the allocator's") {
