@@ -41,6 +41,8 @@ Kernel::Kernel(Machine& machine_, KernelConfig config_, BootParams params_)
     memblock.numa = config.numa;
     pages.poison_on_free = config.debug;
     hooks.early_param.push_back({"reserve_mem", [this](std::string_view value) { return reserve_mem.parse(value); }});
+    hooks.early_param.push_back(
+        {"transparent_hugepage_shmem", [this](std::string_view value) { return set_shmem_policy(value); }});
     hooks.initcall[4].push_back([this] { pci.scan(); });
     hooks.initcall[5].push_back([this] { iommu.init(); });
     hooks.initcall[6].push_back([this] { pci.bind_drivers(); });
@@ -85,6 +87,16 @@ void Kernel::parse_early_params() {
                 REACHED("kernel.early_option");
                 log.warn("Malformed early option '{}'", word.key);
             }
+}
+
+/// `always` would let a folio reach beyond the size of a file: here it is `within_size`. Nobody advises: `advise`, and
+/// the rest, are `never`.
+Result<> Kernel::set_shmem_policy(std::string_view policy) {
+    constexpr std::string_view known[] = {"never", "advise", "deny", "within_size", "always", "force"};
+    const auto at = std::ranges::find(known, policy);
+    if (at == std::end(known)) return fail(Errno::einval);
+    large_shmem_folios = at - std::begin(known) >= 3;
+    return {};
 }
 
 void Kernel::setup_memblock() {
@@ -188,12 +200,14 @@ void Kernel::run_initcalls() {
 void Kernel::blackout_begins() {
     if (blackout_start_ns_) return;
     blackout_start_ns_ = machine.clock.now_ns();
+    machine.device_referee.blackout_begins();
     machine.trace.emit(Layer::kernel, "kernel.blackout", {});
 }
 
 void Kernel::blackout_called_off() {
     if (!blackout_start_ns_) return;
     blackout_start_ns_.reset();
+    machine.device_referee.blackout_called_off();
     machine.trace.emit(Layer::kernel, "kernel.blackout_off", {});
 }
 

@@ -126,6 +126,8 @@ public:
     Irq irq;
     Vfio vfio;
     Kvm kvm;
+    /// transparent_hugepage_shmem=: memfds use folios of 2 MiB where they can.
+    bool large_shmem_folios = false;
 
     /// Direct map of this generation.
     u64 phys_to_virt(PhysAddr phys) const;
@@ -150,6 +152,7 @@ private:
     void setup_page_allocator();
     void run_initcalls();
     void shut_down_devices();
+    Result<> set_shmem_policy(std::string_view policy);
 
     bool user_space_ = false;
     PhysRange crash_range_{};

@@ -1,7 +1,9 @@
 // shmem: memfds and other anonymous shared-memory files.
 //
-// The page cache of a file is a list of extents, index -> frames (order-0 folios in RAM, movable until pinned). Indexes
-// without a frame are holes and read as zeros; a write allocates. A mapping can be frozen (a plain kernel concept
+// The page cache of a file is a list of extents, index -> frames (folios in RAM, movable until pinned). Indexes without
+// a frame are holes and read as zeros; a write allocates. Folios have order 0, and where transparent_hugepage_shmem says
+// so order 9: at a multiple of 2 MiB, for a hole that lies below the size as a whole; where there is none, single pages
+// do. A part of a large folio that leaves the file is filled with zeros, and goes with the rest of it. A mapping can be frozen (a plain kernel concept
 // here): while it is, the size cannot change and holes cannot be made.
 //
 //   index   0    1    2    3    4            size 18 KiB
@@ -23,8 +25,9 @@
 // Invariants: extents are ascending, disjoint, and neighbours in index and frame are one extent; bytes of the last page
 // beyond the size are zero.
 //
-// Cost: a binary search an operation, and what it touches. Simplified: no swap, no large folios, no quota, no mmap;
-// pages of the whole file are pinned, never a part of it; adding the write seal does not wait for pins to go.
+// Cost: a binary search an operation, and what it touches. Simplified: no swap, no quota, no mmap; pages of the
+// whole file are pinned, never a part of it; adding the write seal does not wait for pins to go. Large folios are never
+// split, and not movable, so that none lies in CMA.
 // Source: Linux 6.16, mm/shmem.c, mm/memfd.c, mm/gup.c; the frozen mapping from the LUO series.
 #pragma once
 
@@ -76,6 +79,13 @@ public:
     void unpin_all();
     bool pinned() const { return !pins_.empty(); }
     std::span<const FileExtent> extents() const { return extents_; }  // ascending by index
+    /// The same, cut where the order of the folios changes.
+    struct FolioRun {
+        u64 index;
+        PfnRange frames;
+        Order order;
+    };
+    std::vector<FolioRun> folio_runs() const;
     FileView view() const { return {id(), size_, pos, extents_}; }
     /// Puts frames that already are folios of ours at `index` (a restored file). EEXIST if something is there.
     Result<> insert_pages(u64 index, PfnRange frames);
@@ -96,6 +106,7 @@ private:
     };
     /// Allocates what is missing in [begin, end). On failure `end` is the first index that stayed a hole.
     Filled fill_holes(u64 begin, u64 end);
+    void fill_with_large_folios(u64 begin, u64 end);
     std::vector<FileExtent> holes(u64 begin, u64 end) const;  // pfn unused
     /// First extent that ends after `index`.
     std::vector<FileExtent>::const_iterator first_after(u64 index) const;
@@ -103,6 +114,9 @@ private:
     void add_extents(std::span<const FileExtent> fresh);
     void remove_pages(u64 begin, u64 end);
     void zero_in_page(u64 begin, u64 end);
+    /// The part of [begin, end) of an extent that consists of whole folios; the rest of it is filled with zeros.
+    std::pair<u64, u64> whole_folios(const FileExtent& extent, u64 begin, u64 end);
+    void release_folios(PfnRange frames);
     void free_frames(PfnRange frames);
     Result<u64> migrate();  // pages moved
 

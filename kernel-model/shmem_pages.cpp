@@ -9,6 +9,7 @@ namespace {
 constexpr std::string_view site = "memfd.folio";
 constexpr AllocRequest page_request{
     .order = Order{0}, .site = site, .frame_class = FrameClass::file, .movable = true};
+constexpr AllocRequest large_request{.order = Order{9}, .site = site, .frame_class = FrameClass::file};
 
 constexpr u64 end_of(const FileExtent& extent) { return extent.index + extent.pages; }
 constexpr PfnRange frames_of(const FileExtent& extent) { return pfn_range(extent.pfn, extent.pages); }
@@ -78,7 +79,21 @@ void ShmemFile::add_extents(std::span<const FileExtent> fresh) {
     }
 }
 
+void ShmemFile::fill_with_large_folios(u64 begin, u64 end) {
+    constexpr u64 pages = large_request.order.pages();
+    const u64 limit = std::max(end, align_up(size_, page_bytes) >> page_shift);
+    for (u64 at = align_down(begin, pages); at < end && at + pages <= limit; at += pages) {
+        const auto extent = first_after(at);
+        if (extent != extents_.end() && extent->index < at + pages) continue;
+        const auto folio = kernel_.pages.alloc_folio(large_request);
+        if (!folio) return;
+        const FileExtent fresh{at, folio->pfn, pages};
+        add_extents({&fresh, 1});
+    }
+}
+
 ShmemFile::Filled ShmemFile::fill_holes(u64 begin, u64 end) {
+    if (kernel_.large_shmem_folios) fill_with_large_folios(begin, end);
     std::vector<FileExtent> missing = holes(begin, end);
     u64 wanted = 0;
     for (const FileExtent& hole : missing) wanted += hole.pages;
@@ -114,7 +129,12 @@ void ShmemFile::remove_pages(u64 begin, u64 end) {
     std::vector<FileExtent> kept;
     std::vector<PfnRange> gone;
     for (; last != extents_.cend() && last->index < end; ++last) {
-        const u64 cut_begin = std::max(begin, last->index), cut_end = std::min(end, end_of(*last));
+        const auto [cut_begin, cut_end] =
+            whole_folios(*last, std::max(begin, last->index), std::min(end, end_of(*last)));
+        if (cut_begin == cut_end) {
+            kept.push_back(*last);
+            continue;
+        }
         if (last->index < cut_begin) kept.push_back({last->index, last->pfn, cut_begin - last->index});
         if (cut_end < end_of(*last))
             kept.push_back({cut_end, last->pfn + (cut_end - last->index), end_of(*last) - cut_end});
@@ -125,19 +145,68 @@ void ShmemFile::remove_pages(u64 begin, u64 end) {
     for (const PfnRange& frames : gone) free_frames(frames);
 }
 
-void ShmemFile::free_frames(PfnRange frames) {
-    if (!pinned()) {
-        kernel_.pages.free_pages(frames);
-        return;
+std::pair<u64, u64> ShmemFile::whole_folios(const FileExtent& extent, u64 begin, u64 end) {
+    const auto frame = [&](u64 index) { return extent.pfn + (index - extent.index); };
+    const auto index = [&](Pfn pfn) { return extent.index + (pfn - extent.pfn); };
+    const auto zero = [&](u64 from, u64 to) { kernel_.machine.ram.zero(PfnRange{frame(from), frame(to)}.phys()); };
+    const PageMap::Block first = kernel_.pages.block(frame(begin));
+    if (first.head < frame(begin)) {
+        const u64 next = std::min(end, index(first.head) + first.meta.order.pages());
+        zero(begin, next);
+        begin = next;
     }
-    // A pin holds its page whatever the file does.
-    for (Pfn pfn = frames.begin; pfn < frames.end; pfn = pfn + 1) {
-        const PfnRange page = pfn_range(pfn, 1);
-        if (kernel_.pages.block(pfn).meta.pins == 0)
-            kernel_.pages.free_pages(page);
+    if (begin == end || end == end_of(extent)) return {begin, end};
+    const PageMap::Block last = kernel_.pages.block(frame(end));
+    if (last.head < frame(end)) {
+        zero(index(last.head), end);
+        end = index(last.head);
+    }
+    return {begin, end};
+}
+
+void ShmemFile::release_folios(PfnRange frames) {
+    for (Pfn at = frames.begin; at < frames.end;) {
+        const PageMap::Run run = kernel_.pages.page_map().run_from(at, frames.end);
+        const Pfn end = std::min(run.end(), frames.end);
+        const Order order = run.meta.order;
+        if (run.meta.state == PageState::folio && order.raw)
+            for (Pfn head = at; head < end; head = head + order.pages()) kernel_.pages.free_folio({head, order});
         else
-            detached_.push_back(page);
+            kernel_.pages.free_pages({at, end});
+        at = end;
     }
+}
+
+void ShmemFile::free_frames(PfnRange frames) {
+    if (!pinned()) return release_folios(frames);
+    // A pin holds its page whatever the file does.
+    for (Pfn at = frames.begin; at < frames.end;) {
+        const PageMap::Run run = kernel_.pages.page_map().run_from(at, frames.end);
+        const PfnRange part{at, std::min(run.end(), frames.end)};
+        at = part.end;
+        if (run.meta.pins == 0)
+            release_folios(part);
+        else
+            detached_.push_back(part);
+    }
+}
+
+std::vector<ShmemFile::FolioRun> ShmemFile::folio_runs() const {
+    std::vector<FolioRun> runs;
+    for (const FileExtent& extent : extents_) {
+        const PfnRange frames = frames_of(extent);
+        for (Pfn at = frames.begin; at < frames.end;) {
+            const PageMap::Run alike = kernel_.pages.page_map().run_from(at, frames.end);
+            const Pfn end = std::min(alike.end(), frames.end);
+            FolioRun* last = runs.empty() ? nullptr : &runs.back();
+            if (last && at != frames.begin && last->order == alike.meta.order)
+                last->frames.end = end;
+            else
+                runs.push_back({extent.index + (at - frames.begin), {at, end}, alike.meta.order});
+            at = end;
+        }
+    }
+    return runs;
 }
 
 Result<> ShmemFile::insert_pages(u64 index, PfnRange frames) {
@@ -193,7 +262,7 @@ void ShmemFile::unpin_all() {
     pins_.erase(pins_.begin());
     for (const PfnRange& frames : oldest) kernel_.pages.unpin_pages(frames);
     if (pinned()) return;
-    for (const PfnRange& frames : detached_) kernel_.pages.free_pages(frames);
+    for (const PfnRange& frames : detached_) release_folios(frames);
     detached_.clear();
 }
 
@@ -201,7 +270,7 @@ void ShmemFile::drop_pages() {
     while (pinned()) unpin_all();
     const std::vector<FileExtent> all = std::move(extents_);
     extents_.clear();
-    for (const FileExtent& extent : all) kernel_.pages.free_pages(frames_of(extent));
+    for (const FileExtent& extent : all) release_folios(frames_of(extent));
 }
 
 }  // namespace kexec_sim

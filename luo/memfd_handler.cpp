@@ -16,7 +16,6 @@ constexpr const char* site = "memfd.tree";
 constexpr u64 file_bytes_max = (u64{1} << 63) - 1;
 
 ShmemFile& shmem(File& file) { return dynamic_cast<ShmemFile&>(file); }
-PfnRange frames_of(const FileExtent& run) { return pfn_range(run.pfn, run.pages); }
 
 }  // namespace
 
@@ -62,42 +61,64 @@ Result<> MemfdHandler::prepare(File& file, u64& data) {
 }
 
 Result<> MemfdHandler::preserve_all(ShmemFile& memfd, u64& data) {
-    TRY(preserve_pages(memfd));
+    TRY(preserve_folios(memfd));
     const auto tree = write_tree(memfd);
     if (!tree) {
-        unpreserve_pages(memfd);
+        unpreserve_folios(memfd);
         return fail(tree.error());
     }
     if (const auto preserved = kho_.preserve_folio(*tree, who); !preserved) {
         kernel_.pages.free_folio(*tree);
-        unpreserve_pages(memfd);
+        unpreserve_folios(memfd);
         return preserved;
     }
     data = tree->phys().begin.raw;
     return {};
 }
 
-Result<> MemfdHandler::preserve_pages(const ShmemFile& memfd) {
-    const auto extents = memfd.extents();
-    for (std::size_t at = 0; at < extents.size(); ++at) {
+/// `end` gets the frame up to which it went well.
+Result<> MemfdHandler::preserve_run(const ShmemFile::FolioRun& run, Pfn& end) {
+    end = run.frames.begin;
+    if (run.order == Order{0}) {
         u64 done = 0;
-        const auto preserved = kho_.preserve_folios(frames_of(extents[at]), who, false, &done);
+        const auto preserved = kho_.preserve_folios(run.frames, who, false, &done);
+        end = end + done;
+        return preserved;
+    }
+    for (; end < run.frames.end; end = end + run.order.pages())
+        TRY(kho_.preserve_folio({end, run.order}, who, false));
+    return {};
+}
+
+void MemfdHandler::unpreserve_run(PfnRange frames, Order order) {
+    if (order == Order{0}) {
+        static_cast<void>(kho_.unpreserve_folios(frames, who));
+        return;
+    }
+    for (Pfn at = frames.begin; at < frames.end; at = at + order.pages())
+        static_cast<void>(kho_.unpreserve_folio({at, order}, who));
+}
+
+Result<> MemfdHandler::preserve_folios(const ShmemFile& memfd) {
+    const auto runs = memfd.folio_runs();
+    for (std::size_t at = 0; at < runs.size(); ++at) {
+        Pfn end;
+        const auto preserved = preserve_run(runs[at], end);
         if (preserved) continue;
-        static_cast<void>(kho_.unpreserve_folios(pfn_range(extents[at].pfn, done), who));
-        while (at-- != 0) static_cast<void>(kho_.unpreserve_folios(frames_of(extents[at]), who));
+        unpreserve_run({runs[at].frames.begin, end}, runs[at].order);
+        while (at-- != 0) unpreserve_run(runs[at].frames, runs[at].order);
         return preserved;
     }
     return {};
 }
 
-void MemfdHandler::unpreserve_pages(const ShmemFile& memfd) {
-    for (const FileExtent& extent : memfd.extents())
-        static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
+void MemfdHandler::unpreserve_folios(const ShmemFile& memfd) {
+    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) unpreserve_run(run.frames, run.order);
 }
 
 Result<Folio> MemfdHandler::write_tree(const ShmemFile& memfd) {
     u64 folios = 0;
-    for (const FileExtent& extent : memfd.extents()) folios += extent.pages;
+    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) folios += run.frames.pages() >> run.order.raw;
     if (folios > abi::memfd_folios_max) return fail(Errno::enomem);  // no block of that order
     const Order order = order_for_bytes(abi::memfd_tree_bytes(folios));
     const Folio tree =
@@ -130,12 +151,13 @@ Result<> MemfdHandler::fill_tree(const ShmemFile& memfd, PhysRange where, u64 fo
 }
 
 void MemfdHandler::write_folios(const ShmemFile& memfd, PhysAddr at) {
-    for (const FileExtent& extent : memfd.extents()) {
-        std::vector<abi::MemfdFolio> array(extent.pages);
-        for (u64 page = 0; page < extent.pages; ++page)
-            array[page] = {
-                (extent.pfn + page).raw << page_shift | abi::PRESERVED_FLAG_DIRTY | abi::PRESERVED_FLAG_UPTODATE,
-                extent.index + page};
+    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) {
+        std::vector<abi::MemfdFolio> array;
+        array.reserve(run.frames.pages() >> run.order.raw);
+        for (u64 page = 0; page < run.frames.pages(); page += run.order.pages())
+            array.push_back({(run.frames.begin + page).raw << page_shift | abi::PRESERVED_FLAG_DIRTY |
+                                 abi::PRESERVED_FLAG_UPTODATE,
+                             run.index + page});
         const auto bytes = std::as_bytes(std::span(array));
         abi_write_bytes(kernel_.machine.ram, at, bytes, "memfd.tree.folios");
         at = at + bytes.size();
@@ -164,16 +186,14 @@ void MemfdHandler::cancel(File& file, u64 data) {
     memfd.unpin_all();
     if (kho_.finalized() && orchestrator_.strict()) {
         // KHO takes nothing back until it is aborted (LUO-D7, and a failed freeze): then.
-        const std::vector<FileExtent> extents(memfd.extents().begin(), memfd.extents().end());
-        orchestrator_.after_abort([this, extents, tree] {
-            for (const FileExtent& extent : extents)
-                static_cast<void>(kho_.unpreserve_folios(frames_of(extent), who));
+        orchestrator_.after_abort([this, runs = memfd.folio_runs(), tree] {
+            for (const ShmemFile::FolioRun& run : runs) unpreserve_run(run.frames, run.order);
             static_cast<void>(kho_.unpreserve_folio(tree, who));
             kernel_.pages.free_folio(tree);
         });
         return;
     }
-    unpreserve_pages(memfd);
+    unpreserve_folios(memfd);
     static_cast<void>(kho_.unpreserve_folio(tree, who));
     kernel_.pages.free_folio(tree);
 }
@@ -201,11 +221,17 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
         // KHO has no such page to restore: the kernel's function returns NULL.
         if (pfn.raw >= ram.bytes_max() >> page_shift || !ram.contains(pfn.phys(), page_bytes))
             return fail(Errno::enoent);
-        FileExtent* last = content.runs.empty() ? nullptr : &content.runs.back();
-        if (last && last->pfn + last->pages == pfn && last->index + last->pages == folio.index)
-            ++last->pages;
-        else
-            content.runs.push_back({folio.index, pfn, 1});
+        Content::Run* last = content.runs.empty() ? nullptr : &content.runs.back();
+        const bool ahead = last && pfn > last->pfn && folio.index - last->index == pfn - last->pfn;
+        const u64 distance = ahead ? pfn - last->pfn : 0;
+        if (ahead && last->count == 1) {
+            last->step = distance;
+            last->count = 2;
+        } else if (ahead && distance == last->count * last->step) {
+            ++last->count;
+        } else {
+            content.runs.push_back({folio.index, pfn});
+        }
     }
     return content;
 }
@@ -224,19 +250,37 @@ Result<FileRef> MemfdHandler::retrieve_from(Folio tree) {
     auto file = kernel_.vfs.make_file<ShmemFile>(kernel_, kernel_.vfs.next_file_id(), std::string());
     file->seals = 0;
     file->pos = content.pos;
-    for (const FileExtent& run : content.runs) {
-        u64 restored = 0;
-        const auto result = kho_.restore_folios_run(frames_of(run), who, FrameClass::file, &restored);
-        const auto inserted = file->insert_pages(run.index, pfn_range(run.pfn, restored));
-        if (!inserted) kernel_.pages.free_pages(pfn_range(run.pfn, restored));
-        if (!result) {
-            if (result.error() == Errno::einval) free_odd_block(run.pfn + restored);
-            return fail(Errno::enoent);  // LUO-D8, corrected: never success without a file
-        }
-        if (!inserted) return fail(Errno::enoent);
-    }
+    for (const Content::Run& run : content.runs)
+        if (run.pages())
+            TRY(restore_pages(*file, run.index, pfn_range(run.pfn, run.count)));
+        else
+            TRY(restore_folios(*file, run));
     file->set_size(content.size);
     return FileRef(std::move(file));
+}
+
+/// LUO-D8, corrected: never success without a file.
+Result<> MemfdHandler::restore_pages(ShmemFile& file, u64 index, PfnRange frames) {
+    u64 restored = 0;
+    const auto result = kho_.restore_folios_run(frames, who, FrameClass::file, &restored);
+    const PfnRange ours = pfn_range(frames.begin, restored);
+    const auto inserted = file.insert_pages(index, ours);
+    if (!inserted) kernel_.pages.free_pages(ours);
+    if (!result && result.error() == Errno::einval) free_odd_block(ours.end);
+    return result && inserted ? Result<>() : fail(Errno::enoent);
+}
+
+Result<> MemfdHandler::restore_folios(ShmemFile& file, const Content::Run& run) {
+    for (u64 done = 0; done < run.count * run.step; done += run.step) {
+        const auto folio = kho_.restore_folio((run.pfn + done).phys(), who, FrameClass::file);
+        if (!folio) return fail(Errno::enoent);
+        // A large folio lies at a multiple of its size.
+        const u64 index = run.index + done;
+        if (index % folio->order.pages() == 0 && file.insert_pages(index, folio->frames())) continue;
+        kernel_.pages.free_folio(*folio);
+        return fail(Errno::enoent);
+    }
+    return {};
 }
 
 void MemfdHandler::finish(File* file, u64 data, bool reclaimed) {
@@ -244,12 +288,19 @@ void MemfdHandler::finish(File* file, u64 data, bool reclaimed) {
     const auto tree = kho_.restore_folio(PhysAddr{data}, who, FrameClass::handler);
     if (!tree) return;
     if (const auto content = read_tree(*tree))
-        for (const FileExtent& run : content->runs) discard(frames_of(run));
+        for (const Content::Run& run : content->runs) discard(run);
     kernel_.pages.free_folio(*tree);
 }
 
 /// Restores and frees what can be restored; what cannot is skipped.
-void MemfdHandler::discard(PfnRange frames) {
+void MemfdHandler::discard(const Content::Run& run) {
+    if (run.pages()) return discard_pages(pfn_range(run.pfn, run.count));
+    for (u64 done = 0; done < run.count * run.step; done += run.step)
+        if (const auto folio = kho_.restore_folio((run.pfn + done).phys(), who, FrameClass::file))
+            kernel_.pages.free_folio(*folio);
+}
+
+void MemfdHandler::discard_pages(PfnRange frames) {
     while (!frames.empty()) {
         u64 restored = 0;
         const auto result = kho_.restore_folios_run(frames, who, FrameClass::file, &restored);

@@ -46,18 +46,30 @@ private:
     /// What the tree in RAM says. Hostile when it comes from another kernel.
     struct Content {
         u64 pos = 0, size = 0;
-        std::vector<FileExtent> runs;
+        /// Folios at the same distance in file and RAM. Distance 1: single pages, or one folio of any order.
+        struct Run {
+            u64 index;
+            Pfn pfn;
+            u64 count = 1, step = 1;
+            bool pages() const { return count > 1 && step == 1; }
+        };
+        std::vector<Run> runs;
     };
     Result<> preserve_all(ShmemFile& memfd, u64& data);
-    Result<> preserve_pages(const ShmemFile& memfd);
-    void unpreserve_pages(const ShmemFile& memfd);
+    Result<> preserve_folios(const ShmemFile& memfd);
+    Result<> preserve_run(const ShmemFile::FolioRun& run, Pfn& end);
+    void unpreserve_run(PfnRange frames, Order order);
+    void unpreserve_folios(const ShmemFile& memfd);
     Result<Folio> write_tree(const ShmemFile& memfd);
     Result<> fill_tree(const ShmemFile& memfd, PhysRange where, u64 folios);
     void write_folios(const ShmemFile& memfd, PhysAddr at);
     Folio tree_at(u64 data) const;
     Result<Content> read_tree(Folio tree) const;
     Result<FileRef> retrieve_from(Folio tree);
-    void discard(PfnRange frames);
+    Result<> restore_pages(ShmemFile& file, u64 index, PfnRange frames);
+    Result<> restore_folios(ShmemFile& file, const Content::Run& run);
+    void discard(const Content::Run& run);
+    void discard_pages(PfnRange frames);
     u64 free_odd_block(Pfn pfn);
     void register_late();
 

@@ -11,7 +11,7 @@
 // vCPU n, 0 to 15, has the n-th part of each. All words are 64 bits, little endian. `steps`, `tsc` and `accumulator`
 // are the registers, K = 0x9e3779b97f4a7c15.
 //
-//   work part    of `pages` = min(floor((memory_bytes / 4 - 64 KiB) / 16 / 4 KiB), 4096) pages, from
+//   work part    of `pages` = min(floor((memory_bytes / 4 - 64 KiB) / 16 / 4 KiB), 256) pages, from
 //                work = 64 KiB + n * pages * 4 KiB
 //   state part   word 0 steps, 1 tsc, 2 accumulator, at the last checkpoint; from word 4 on for each device d two
 //                words, seen and interrupts, after the handler ran for it
@@ -69,7 +69,7 @@ inline constexpr unsigned guest_devices_max = 8, guest_vcpus_max = 16;
 namespace guest_layout {
 inline constexpr u64 state_page = 0, journal = 4 * KiB, rings = 8 * KiB, work_area = 64 * KiB;
 inline constexpr u64 vcpu_bytes = 256, journal_entries = 8, journal_entry_bytes = 32, checkpoint_steps = 64;
-inline constexpr u64 work_pages_max = 4096, work_words = 8;
+inline constexpr u64 work_pages_max = 256, work_words = 8;
 inline constexpr u64 multiplier = 0x9e37'79b9'7f4a'7c15;
 
 /// Pages of each vCPU's part of the work area; 0: this much memory is too little for a guest.
@@ -78,6 +78,11 @@ constexpr u64 work_pages(u64 memory_bytes) {
     if (quarter < work_area) return 0;
     const u64 pages = (quarter - work_area) / guest_vcpus_max / page_bytes;
     return pages < work_pages_max ? pages : work_pages_max;
+}
+/// Whether the program leaves these bytes to the guest's devices.
+constexpr bool free_for_rings(u64 memory_bytes, u64 offset, u64 bytes) {
+    const u64 work_end = work_area + guest_vcpus_max * work_pages(memory_bytes) * page_bytes;
+    return offset >= work_end || (offset >= rings && offset + bytes <= work_area);
 }
 /// The word that a vCPU works on in the step after `steps` steps.
 constexpr u64 work_word(unsigned vcpu, u64 steps, u64 pages) {

@@ -53,8 +53,7 @@ void LocalApic::message(PciFunction* from, u64 address, u32 data) {
     unsigned times = 1;
     if (from && machine_.faults.watches(FaultPoint::irq_deliver)) {
         if (const auto action = machine_.faults.visit(FaultPoint::irq_deliver, from->name())) {
-            if (action->kind == FaultKind::drop || action->kind == FaultKind::fail)
-                return lose(from, static_cast<u8>(data), Loss::planned);
+            if (action->kind == FaultKind::drop) return lose(from, static_cast<u8>(data), Loss::planned);
             if (action->kind == FaultKind::duplicate) times = 2;
         }
     }

@@ -76,6 +76,7 @@ struct EngineBook {
     u64 dry_since_ns = 0;
     std::pmr::vector<EngineSlot> slots;
     DeviceReferee::EngineCounters counters;
+    std::optional<u64> blackout_from;  // completions that are settled: those before the blackout, or counted as in it
 };
 
 // --- Tables ------------------------------------------------------------------------------------------------------
@@ -282,6 +283,15 @@ struct DeviceReferee::Books {
     }
     EngineBook& engine(const PciFunction& function, unsigned number);
     void keep_trailer(EngineBook& engine, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer);
+    void settle_blackout(EngineBook& engine) const {
+        if (!engine.blackout_from) return;
+        engine.counters.completions_in_blackouts += engine.counters.completions - *engine.blackout_from;
+        engine.blackout_from = engine.counters.completions;
+    }
+    void settle_blackout() {
+        for (DeviceBook* book : devices)
+            for (unsigned i = 0; book && i < engines_max; ++i) settle_blackout(book->engines[i]);
+    }
     void judge_silence(std::string_view moment);
     /// It runs no more, for whatever reason.
     void rest(EngineBook& engine);

@@ -151,13 +151,13 @@ void DeviceReferee::frozen() {
 /// What was not made up for by now never will be; interrupts from here on belong to the next blackout.
 void DeviceReferee::Books::freeze() {
     if (!frozen) judge_interrupts("the next freeze", false);
-    frozen = blackout = true;
+    frozen = true;
 }
 
 void DeviceReferee::thawed() {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
-    books_->frozen = books_->blackout = false;
+    books_->frozen = false;
     for (DeviceBook* book : books_->devices)
         if (book) book->unheard = 0;  // the driver is back, and looks
 }
@@ -233,6 +233,7 @@ void DeviceReferee::kernel_boots() {
 void DeviceReferee::user_space_reached() {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
+    if (books_->blackout) books_->settle_blackout();
     books_->blackout = false;
     books_->judge_silence("when user space was reached");
     for (DeviceBook* book : books_->devices) {
@@ -240,6 +241,31 @@ void DeviceReferee::user_space_reached() {
         books_->check_path(*book);
         books_->compare_tree(*book, "at the jump", "when user space was reached", true);
     }
+}
+
+// --- The blackout, for the counters ------------------------------------------------------------------------------
+
+void DeviceReferee::blackout_begins() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->blackout = true;
+    for (DeviceBook* book : books_->devices)
+        for (unsigned i = 0; book && i < engines_max; ++i)
+            book->engines[i].blackout_from = book->engines[i].counters.completions;
+}
+
+void DeviceReferee::blackout_called_off() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->blackout = false;
+    for (DeviceBook* book : books_->devices)
+        for (unsigned i = 0; book && i < engines_max; ++i) book->engines[i].blackout_from.reset();
+}
+
+void DeviceReferee::guest_goes_on() {
+    if (!books_->machine.referee.attached) return;
+    const MachineEntry entry;
+    books_->settle_blackout();
 }
 
 // --- Claim and finish --------------------------------------------------------------------------------------------
@@ -349,6 +375,7 @@ void DeviceReferee::kernel_ended(KernelEnd end) {
         books.last_guest = nullptr;
         break;
     }
+    if (books.blackout) books.settle_blackout();
     books.frozen = books.blackout = false;
 }
 
@@ -374,6 +401,8 @@ DeviceReferee::EngineCounters DeviceReferee::engine(std::string_view device, std
             sum.dry_ns += engine.counters.dry_ns;
             if (engine.dry) sum.dry_ns += books_->machine.clock.now_ns() - engine.dry_since_ns;
             sum.completions_in_blackouts += engine.counters.completions_in_blackouts;
+            if (books_->blackout && engine.blackout_from)
+                sum.completions_in_blackouts += engine.counters.completions - *engine.blackout_from;
         }
     }
     return sum;

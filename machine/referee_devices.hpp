@@ -69,8 +69,8 @@ public:
     void engine_started(const PciFunction& device, unsigned engine, const EngineStart& start);
     void engine_stopped(const PciFunction& device, unsigned engine);  // by its control register
     /// The tick of `sequence` is over: it completed and wrote this trailer (16 bytes, as they should be) to the IOVA
-    /// `dst`, or (status) it is lost.
-    void engine_tick(const PciFunction& device, unsigned engine, u64 sequence, u32 slot, u64 dst,
+    /// `dst`, or (status) it is lost; without `dst`, before it had a descriptor that says where to.
+    void engine_tick(const PciFunction& device, unsigned engine, u64 sequence, u32 slot, std::optional<u64> dst,
                      std::span<const std::byte> trailer, BusStatus status);
     void engine_dry(const PciFunction& device, unsigned engine, bool dry);
 
@@ -127,6 +127,11 @@ public:
 
     // --- from the referee itself ---------------------------------------------------------------------------------
     void kernel_boots();
+    /// The blackout as the kernel counts it, for the counters. It ends when user space is reached, or when the last
+    /// guest of those that come back goes on.
+    void blackout_begins();
+    void blackout_called_off();
+    void guest_goes_on();
     /// A file of this kernel is promised; that promise ended (unpreserve, cancel, a failed freeze).
     void promised(u64 token, std::string_view compatible, u64 file_id);
     void promise_ended(u64 token);

@@ -99,8 +99,8 @@ void DeviceReferee::engine_dry(const PciFunction& device, unsigned number, bool 
     engine.due_ns = now + engine.interval_ns;
 }
 
-void DeviceReferee::engine_tick(const PciFunction& device, unsigned number, u64 sequence, u32 slot, u64 dst,
-                                std::span<const std::byte> trailer, BusStatus status) {
+void DeviceReferee::engine_tick(const PciFunction& device, unsigned number, u64 sequence, u32 slot,
+                                std::optional<u64> dst, std::span<const std::byte> trailer, BusStatus status) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     Books& books = *books_;
@@ -142,13 +142,16 @@ void DeviceReferee::engine_tick(const PciFunction& device, unsigned number, u64 
     if (status != BusStatus::ok) {
         ++engine.counters.lost;
         if (slot < engine.slots.size()) engine.slots[slot].stamp = 0;
-        books.stuck(book, "tick {} of {} was due at {} ns and should have written to IOVA {:#x}; it is lost: {}",
-                    sequence, engine.name, now, dst, bus_status_name(status));
+        if (!dst)
+            books.stuck(book, "tick {} of {} was due at {} ns; it is lost before it had a descriptor: {}", sequence,
+                        engine.name, now, bus_status_name(status));
+        else
+            books.stuck(book, "tick {} of {} was due at {} ns and should have written to IOVA {:#x}; it is lost: {}",
+                        sequence, engine.name, now, *dst, bus_status_name(status));
         return;
     }
     ++engine.counters.completions;
-    if (books.blackout) ++engine.counters.completions_in_blackouts;
-    books.keep_trailer(engine, sequence, slot, dst, trailer);
+    books.keep_trailer(engine, sequence, slot, dst.value_or(0), trailer);
 }
 
 void DeviceReferee::Books::keep_trailer(EngineBook& engine, u64 sequence, u32 slot, u64 dst,

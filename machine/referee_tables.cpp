@@ -12,7 +12,8 @@
 //   3. a page that the allocator got while a device walks it (I2, I7)     5. translation off, or another root table,
 //                                                                            while a device is preserved (I1)
 //   6. a device gets the domain id of tables that are still in use (I6)      7. a page that is freed before the unit was
-//                                                                            told that the device has left it (I7)
+//                                                                            told that the device has left it (I7):
+//                                                                            dma.contained
 //
 // Of the root and context tables, which devices share, only the entries of the device count.
 // Cost: a hash of each page a moment; 256 GiB in pages of 4 KiB are 131 k pages of tables, 512 MiB.
@@ -247,8 +248,10 @@ void DeviceReferee::Books::table_frames_gone(PfnRange frames, std::string_view s
             walks ? text_of("still walks")
                   : referee.text("has left; the unit was not told to drop {} of them",
                                  book.context_dropped ? "its translations" : "the context entry that it has cached");
+        // Where a device that walks what is free will write, nobody knows.
+        const InvariantId id = walks ? InvariantId::iommu_tables : InvariantId::dma_contained;
         if (returned)
-            report(InvariantId::iommu_tables, book, list,
+            report(id, book, list,
                    "frame {:#x} is a table that {} came with and {}; generation {} gave it to its allocator",
                    list.first[0], book.name(), why, referee.kernel->generation);
         else

@@ -85,6 +85,13 @@ std::string owner_of(const Inspected& image, PhysRange range) {
     return ranked.size() > 3 ? text + ", …" : text;
 }
 
+void print_records(Output& out, const Inspected& image) {
+    for (const Inspected::Record& record : image.records) {
+        out.print("\n{} at {:#x}: {}\n", record.name, record.phys.raw, record.what);
+        for (const std::string& line : record.lines) out.print("  {}\n", line);
+    }
+}
+
 void print_ranges(Output& out, const Inspected& image) {
     if (!image.map_address) return;
     u64 blocks = 0, bytes = 0;
@@ -188,6 +195,10 @@ json to_json(const InspectOptions& options, const Inspected& image) {
                                  {"pos", file.pos},
                                  {"folios", file.folios},
                                  {"tree", hex(file.tree.raw)}});
+    root["records"] = json::array();
+    for (const Inspected::Record& record : image.records)
+        root["records"].push_back(
+            {{"name", record.name}, {"phys", hex(record.phys.raw)}, {"what", record.what}, {"lines", record.lines}});
     root["owners"] = json::array();
     for (const Inspected::Owner& owner : image.owners)
         root["owners"].push_back(
@@ -242,6 +253,7 @@ int run_inspect(const InspectOptions& options) {
         out.print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes),
                   machine->ram.frames_written());
         print_trees(out, image);
+        print_records(out, image);
         print_ranges(out, image);
         if (options.map) print_map(out, *machine, image);
         for (const std::string& problem : image.problems) out.print("problem: {}\n", problem);

@@ -7,7 +7,9 @@
 #include <set>
 
 #include "kho/fdt.hpp"
+#include "luo/abi/devices.hpp"
 #include "luo/abi/trees.hpp"
+#include "sim/inspect_devices.hpp"
 #include "sim/steps.hpp"
 
 namespace kexec_sim::sim {
@@ -177,7 +179,10 @@ private:
             if (property.name == luo::abi::LUO_FILES_NODE_NAME) {
                 if (data) decode_files(data);
             } else if (data && data % page_bytes == 0 && ram_.contains(PhysAddr{data}, page_bytes)) {
-                own(phys_range(PhysAddr{data}, page_bytes), "subsystem " + property.name);
+                if (property.name == luo::abi::PCI_SUBSYSTEM || property.name == luo::abi::IOMMU_SUBSYSTEM)
+                    decode_device_subsystem(ram_, out_, property.name, PhysAddr{data});
+                else
+                    own(phys_range(PhysAddr{data}, page_bytes), "subsystem " + property.name);
             }
         }
     }
@@ -191,8 +196,18 @@ private:
             file.handler = tree->property_text(child, luo::abi::PROP_COMPATIBLE).value_or("");
             file.tree = PhysAddr{tree->property_u64(child, luo::abi::PROP_DATA).value_or(0)};
             if (file.handler == luo::abi::MEMFD_COMPATIBLE && file.tree.raw) decode_memfd(file);
+            if (file.tree.raw) decode_device_file(ram_, out_, file);
             out_.files.push_back(file);
         }
+    }
+
+    /// The block that begins at this frame, with the order under which the map has it; 0: it does not.
+    Folio preserved_block(Pfn head) const {
+        const auto after = std::ranges::upper_bound(out_.runs, head, {}, &kho::BlockRun::begin);
+        if (after == out_.runs.begin()) return {head, Order{0}};
+        const kho::BlockRun& run = *std::prev(after);
+        const bool begins = run.frames().contains(head) && (head - run.begin) % run.order.pages() == 0;
+        return {head, begins ? run.order : Order{0}};
     }
 
     void decode_memfd(Inspected::MemoryFile& file) {
@@ -213,8 +228,9 @@ private:
             std::memcpy(&folio, folios->data() + at, sizeof folio);
             if (folio.foliodesc == 0) continue;
             ++file.folios;
-            ++file.pages;
-            const PhysRange range = phys_range(PhysAddr{folio.foliodesc & ~(page_bytes - 1)}, page_bytes);
+            const Folio block = preserved_block(Pfn{folio.foliodesc >> page_shift});
+            file.pages += block.order.pages();
+            const PhysRange range = block.phys();
             if (!ram_.contains(range))
                 problem(fmt::format("{:#x}: {}: a folio outside RAM", range.begin.raw, name));
             else if (!out_.owners.empty() && out_.owners.back().name == name &&

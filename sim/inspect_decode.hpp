@@ -5,7 +5,7 @@
 //
 //   root tree -> map (chunks, bitmaps) -> runs of preserved blocks
 //             -> sub-trees -> memblock: reserve_mem areas
-//                          -> LUO: subsystems, files by token, each memfd's size, position and folios
+//                          -> LUO: subsystems, files by token, each memfd's size, position and folios; the records of devices
 //
 // The map does not say how large its bitmaps are (512 bytes, or 4096 in 6.18). The size is the one under which the
 // page of the root tree itself is preserved; if both or none fit, 512.
@@ -36,6 +36,13 @@ struct Inspected {
         PhysAddr tree;
         std::string handler;
     };
+    /// What a subsystem or file of devices hands over (inspect_devices.hpp).
+    struct Record {
+        std::string name;
+        PhysAddr phys;
+        std::string what;
+        std::vector<std::string> lines;
+    };
     std::optional<PhysAddr> root;
     std::vector<PhysRange> scratch;
     std::optional<u64> map_address;
@@ -44,6 +51,7 @@ struct Inspected {
     std::vector<kho::BlockRun> runs;
     std::vector<Tree> trees;  // root first
     std::vector<MemoryFile> files;
+    std::vector<Record> records;
     std::vector<Owner> owners;          // who a range belongs to, as far as the trees tell
     std::vector<std::string> problems;  // each with the physical address where it went wrong
 };

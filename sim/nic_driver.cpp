@@ -98,6 +98,7 @@ Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, c
     const auto number = vm.device_number(nic.device());
     if (!number || start.offset > vm.memory()->size() || start.length > vm.memory()->size() - start.offset)
         return fail(Errno::einval);
+    if (!guest_layout::free_for_rings(vm.memory()->size(), start.offset, start.length)) return fail(Errno::einval);
     if (vm.vm().asid() && start.offset < vm.vm().private_bytes()) return fail(Errno::einval);
     const Layout layout = TRY(layout_of(start));
     TRY(fill_ring(*vm.memory(), {nic.device(), start, layout, 0, true}));

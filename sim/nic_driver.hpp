@@ -3,11 +3,11 @@
 //   buffer   | descriptors, 32 bytes each | sources, slot bytes each | destinations, slot bytes each |
 //
 // A slot has as many bytes as the buffer allows, at most 4096, a multiple of 64. Engine 0 writes to memory, engine 1 to a
-// peer's BAR; of its sources and descriptors the guest keeps room behind its journal (guest_cpu.hpp).
+// peer's BAR; its sources and descriptors lie at three quarters of guest memory.
 //
 // Each sixteenth descriptor and the last ask for an interrupt where a guest drives the ring; without a guest none does.
 //
-// EINVAL: the buffer is not mapped for the device, or too small for its ring.
+// EINVAL: the buffer is not mapped for the device, is too small for its ring, or lies where the guest works itself.
 #pragma once
 
 #include "sim/vmm.hpp"

@@ -83,6 +83,7 @@ StepResult restore(KernelInstance& instance, const Step& step) {
     instance.vms[name] = std::move(vm);
     instance.state.guests_run = true;
     // The blackout is over for a guest when it runs again.
+    instance.machine.device_referee.guest_goes_on();
     const MachineEntry entry;
     RunState& state = instance.state;
     if (!state.blackouts_ns.empty())

@@ -9,7 +9,7 @@ constexpr u64 state_magic = 0x6b73'766d'7374'6174;  // "tatsmvsk" as bytes
 constexpr u64 mapping_words = 6;
 constexpr u64 register_words = sizeof(GuestRegisters) / sizeof(u64);
 static_assert(sizeof(GuestRegisters) % sizeof(u64) == 0);
-constexpr u64 header_words = 5;
+constexpr u64 header_words = 6;
 /// Room for what is mapped later (peers).
 constexpr u64 mappings_max = 32;
 
@@ -19,12 +19,23 @@ Result<std::shared_ptr<ShmemFile>> anonymous_file(Kernel& kernel, const std::str
     return memfd_create_file(kernel, name, bytes, flags);
 }
 
+/// In the order of tokens, which is that of preparation, unless the devices are to come first.
+struct FileTokens {
+    u64 iommufd, first_device;
+};
+FileTokens file_tokens(u64 tokens, u64 devices, bool vfio_first) {
+    if (vfio_first) return {tokens + 2 + devices, tokens + 2};
+    return {tokens + 2, tokens + 3};
+}
+
 }  // namespace
 
 // --- create, attach ----------------------------------------------------------------------------------------------
 
 Result<> VirtualMachine::create(const Config& config) {
-    if (config.memory_bytes == 0 || config.memory_bytes % page_bytes) return fail(Errno::einval);
+    // The program that guests run needs some room.
+    if (guest_layout::work_pages(config.memory_bytes) == 0 || config.memory_bytes % page_bytes)
+        return fail(Errno::einval);
     memory_ = TRY(anonymous_file(kernel_, name_ + ".memory", config.memory_bytes));
     fd_.memory = TRY(install(memory_));
     vm_ = kernel_.kvm.create_vm(name_);
@@ -47,6 +58,7 @@ Result<> VirtualMachine::open_iommufd_with_memory() {
 }
 
 Result<> VirtualMachine::attach(const std::shared_ptr<VfioFile>& device) {
+    if (device_number(device->device())) return fail(Errno::ebusy);
     TRY(open_iommufd_with_memory());
     TRY(iommufd_->attach(device));
     TRY(vm_->wire(device));
@@ -92,16 +104,18 @@ Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOr
     TRY(client.fd_preserve(fd_.memory, tokens));
     TRY(client.fd_preserve(fd_.state, tokens + 1));
     const u64 devices = fd_.devices.size();
-    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, order.vfio_first ? tokens + 2 + devices : tokens + 2));
+    vfio_first_ = order.vfio_first;
+    const FileTokens file = file_tokens(tokens, devices, vfio_first_);
+    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, file.iommufd));
     for (u64 device = 0; device < devices; ++device)
-        TRY(client.fd_preserve(fd_.devices[device], (order.vfio_first ? tokens + 2 : tokens + 3) + device));
+        TRY(client.fd_preserve(fd_.devices[device], file.first_device + device));
     TRY(client.fd_preserve(fd_.vm, tokens + 3 + devices));
     tokens_ = tokens;
     return {};
 }
 
 Result<> VirtualMachine::write_state() {
-    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0};
+    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0, vfio_first_};
     if (iommufd_)
         for (const auto& [iova, mapping] : iommufd_->mappings()) {
             const u64 peer = mapping.peer ? u64{mapping.peer->segment} << 16 | mapping.peer->bdf.raw : 0;
@@ -162,7 +176,7 @@ Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) 
     if (words.size() < header_words || words[0] != state_magic || words[4] > mappings_max ||
         words[2] > Kvm::vcpus_max)
         return fail(Errno::einval);
-    State state{words[1], words[2], words[3], {}, {}};
+    State state{words[1], words[2], words[3], words[5] != 0, {}, {}};
     const u64 needed = header_words + words[4] * mapping_words + words[2] * register_words;
     if (needed > words.size()) return fail(Errno::einval);
     u64 at = header_words;
@@ -200,11 +214,12 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
 
 Result<> VirtualMachine::restore_devices(luo::LuoClient& client, u64 tokens, const State& state,
                                          RestoreOptions options) {
-    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, tokens + 2, fd_.iommufd)));
+    const FileTokens file = file_tokens(tokens, state.devices, state.vfio_first);
+    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, file.iommufd, fd_.iommufd)));
     if (!iommufd_) return fail(Errno::einval);
     for (u64 number = 0; number < state.devices; ++number) {
         i32 fd = -1;
-        auto device = std::dynamic_pointer_cast<VfioFile>(TRY(retrieve(client, tokens + 3 + number, fd)));
+        auto device = std::dynamic_pointer_cast<VfioFile>(TRY(retrieve(client, file.first_device + number, fd)));
         if (!device) return fail(Errno::einval);
         devices_.push_back(device);
         fd_.devices.push_back(fd);

@@ -154,6 +154,28 @@ assert image['bitmap_bytes'] == 4096, image['bitmap_bytes']
 assert any(r['begin'] == '0x5001000' for r in image['ranges']), image['ranges']
 " 2>err || complain "inspect misreads long bitmaps: $(tail -n 1 err)"
 
+# What devices hand over is decoded, each record once.
+expect 0 "" run -q --stop-at jump:1 --ram vm.ram "$root/scenarios/vm/vm-live-update.yaml"
+expect 0 "" inspect --json vm.json vm.ram
+python3 -c "
+import json, struct
+image = json.load(open('vm.json'))
+records = {r['name']: r for r in image['records']}
+assert records['subsystem pci']['what'] == 'version 2, 6 devices', records['subsystem pci']
+assert any('refcount 2' in line for line in records['subsystem pci']['lines'])
+assert any('domain id 1' in line for line in records['subsystem iommu']['lines'])
+assert records['vfio-pci-v1 0x103']['what'] == '0000:03:00.0', records['vfio-pci-v1 0x103']
+assert [r['what'] for n, r in records.items() if n.startswith('kvm')] == ['default', 'default']
+assert not [r for r in image['ranges'] if r['owner'] == '?'], image['ranges']
+with open('vm.ram', 'r+b') as ram:   # the first block of devices is its own successor
+    ram.seek(int(records['subsystem pci']['phys'], 16) + 8)
+    block = struct.unpack('<Q', ram.read(8))[0]
+    ram.seek(block)
+    ram.write(struct.pack('<Q', block))
+" 2>err || complain "inspect misreads records of devices: $(tail -n 1 err)"
+expect 1 "" inspect vm.ram
+grep -qF "the block of devices is met for the second time" out || complain "inspect follows a chain that bites its tail"
+
 # What is wrong with the boot parameters is found before anything runs, and named.
 bad_params() { # WANTED JQ-LIKE-PYTHON
     python3 -c "import json,sys; p=json.load(open('params')); exec(sys.argv[1]); json.dump(p, open('bad-params','w'))" "$2"

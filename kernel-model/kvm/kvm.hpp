@@ -96,7 +96,7 @@ private:
 class Kvm {
 public:
     static constexpr u64 slice_ns = 100'000;
-    static constexpr unsigned vcpus_max = 64;
+    static constexpr unsigned vcpus_max = guest_vcpus_max;
     explicit Kvm(Kernel& kernel) : kernel_(kernel) {}
     std::shared_ptr<VmFile> create_vm(const std::string& label);
     /// Lets `ns` of virtual time pass: devices, interrupts, guests.

@@ -157,7 +157,7 @@ void IommuParticipant::unpreserve_unit(u32 segment) {
     preserved_units_.erase(at);
 }
 
-Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, PhysAddr domain) {
+Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device) {
     TRY(make_arrays());
     const auto unit = preserve_unit(device);
     if (!unit) {
@@ -166,7 +166,7 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, Phys
     }
     const auto attached = kernel_.iommu.domain_of(device);
     const abi::IommuDeviceSer ser{
-        {1, 0},   device.address.bdf.raw, device.address.segment, attached ? attached->domain_id : u64{0}, domain.raw,
+        {1, 0},   device.address.bdf.raw, device.address.segment, attached ? attached->domain_id : u64{0}, 0,
         unit->raw};
     const auto record = add_object(devices_, std::as_bytes(std::span(&ser, 1)), "iommu.device_ser");
     if (!record) {
@@ -176,6 +176,11 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, Phys
     }
     preserved_devices_[device.address] = *record;
     return *record;
+}
+
+void IommuParticipant::bind_device(const PciDevice& device, PhysAddr domain) {
+    abi_write<u64>(kernel_.machine.ram, preserved_devices_.at(device.address) + offsetof(abi::IommuDeviceSer, domain),
+                   domain.raw, "iommu.device_ser.domain");
 }
 
 void IommuParticipant::unpreserve_device(const PciDevice& device) {

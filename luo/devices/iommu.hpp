@@ -37,8 +37,10 @@ public:
     // --- the old kernel: physical addresses of records ---
     Result<PhysAddr> preserve_domain(IommuDomain& domain);
     void unpreserve_domain(IommuDomain& domain);
-    /// `domain`: the record that preserve_domain() gave for what the device is attached to.
-    Result<PhysAddr> preserve_device(const PciDevice& device, PhysAddr domain);
+    /// Its unit, and a record that names no domain yet.
+    Result<PhysAddr> preserve_device(const PciDevice& device);
+    /// `domain`: the record that preserve_domain() gave for what the device is attached to. Also at freeze.
+    void bind_device(const PciDevice& device, PhysAddr domain);
     void unpreserve_device(const PciDevice& device);
 
     // --- the new kernel ---

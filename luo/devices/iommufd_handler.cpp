@@ -83,13 +83,16 @@ Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
     const PhysicalMemory& ram = kernel_.machine.ram;
     const u64 count = ram.read<abi::IommufdSer>(record).nr_hwpts;
     const auto hwpt = ram.read<abi::IommufdHwptSer>(record + sizeof(abi::IommufdSer));
-    pages_.free(record);
     if (count != 1 || hwpt.token != hwpt_token) {
         REACHED("luo.iommufd.record_bad");
+        pages_.free(record);
         return fail(Errno::einval);
     }
     const auto domain = iommu_.incoming_domain(PhysAddr{hwpt.domain_data});
-    if (!domain) return fail(Errno::enoent);
+    if (!domain) {
+        pages_.free(record);
+        return fail(Errno::enoent);
+    }
     auto file = open_iommufd(kernel_, fmt::format("iommufd {:#x}", record.raw));
     file->restored = domain;
     file->on_moved = [this](IommufdFile& moved) { moved_over(moved); };
@@ -100,6 +103,7 @@ Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
 Result<FileRef> IommufdHandler::retrieve(u64 data) {
     auto file = TRY(incoming(PhysAddr{data}));
     incoming_[PhysAddr{data}].file.reset();
+    pages_.free(PhysAddr{data});  // a device that asks for the file later finds it in the books
     return FileRef(std::move(file));
 }
 
@@ -125,6 +129,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
         if (known) {
             (*known)->restored.reset();
             iommu_.finish_domain(incoming_[record].domain);
+            pages_.free(record);
         }
         incoming_.erase(record);
         return;
@@ -135,7 +140,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
     const bool asked = !kernel_.machine.faults.skips(FaultPoint::iommu_can_finish, owner.name());
     if (asked && owner.restored && owner.restored->attached) {
         REACHED("luo.iommufd.still_attached");
-        kernel_.log.warn("iommufd: {} devices use the preserved page table: it is kept", owner.restored->attached);
+        kernel_.log.warn("iommufd: the preserved page table is kept, {} device(s) use it", owner.restored->attached);
         at->second.finish_when_idle = true;
         return;
     }

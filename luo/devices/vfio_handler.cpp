@@ -52,8 +52,7 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     for (unsigned bar = 0; bar < device.bars.size(); ++bar) ser.bar_bytes[bar] = device.bars[bar].bytes;
     abi_write(kernel_.machine.ram, record, ser, "vfio.ser");
     const auto owner = vfio.iommufd.lock();
-    const bool later = late_binding_ && owner && !iommufd_.prepared(*owner);
-    if (owner && !later)
+    if (owner)
         if (const auto attached = preserve_attachment(vfio, record); !attached) {
             pages_.release(record);
             return attached;
@@ -62,17 +61,27 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     return {};
 }
 
-Result<> VfioHandler::preserve_attachment(VfioFile& vfio, PhysAddr record) {
+Result<> VfioHandler::preserve_attachment(const VfioFile& vfio, PhysAddr record) {
+    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device()));
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw,
+                   "vfio.ser.iommu_device");
+    if (late_binding_) return {};
+    const auto bound = bind(vfio, record);
+    if (!bound) iommu_.unpreserve_device(vfio.device());
+    return bound;
+}
+
+/// Says in the records which iommufd and which page table are the device's.
+Result<> VfioHandler::bind(const VfioFile& vfio, PhysAddr record) {
     const auto owner = vfio.iommufd.lock();
-    const auto prepared = iommufd_.prepared(*owner);
+    const auto prepared = owner ? iommufd_.prepared(*owner) : std::nullopt;
     if (!prepared) {
         REACHED("luo.vfio.iommufd_not_prepared");
         return fail(Errno::enoent);
     }
-    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device(), prepared->domain));
-    PhysicalMemory& ram = kernel_.machine.ram;
-    abi_write<u64>(ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw, "vfio.ser.iommufd");
-    abi_write<u64>(ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw, "vfio.ser.iommu_device");
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw,
+                   "vfio.ser.iommufd");
+    iommu_.bind_device(vfio.device(), prepared->domain);
     return {};
 }
 
@@ -84,7 +93,7 @@ Result<> VfioHandler::freeze(File& file, u64& data) {
     }
     const PhysAddr record{data};
     const auto ser = kernel_.machine.ram.read<abi::VfioSer>(record);
-    if (ser.iommufd == 0 && vfio.iommufd.lock()) TRY(preserve_attachment(vfio, record));
+    if (ser.iommu_device && ser.iommufd == 0) TRY(bind(vfio, record));
     vfio.set_frozen(true);
     return {};
 }

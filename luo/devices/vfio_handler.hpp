@@ -2,7 +2,7 @@
 //
 // Prepare: 1. The function and its bridges are preserved with PCI. 2. Where it is attached through an iommufd, that
 // file must be preserved too: prepared before it (a lower token), or (`vfio_pci.late_binding=1` on the command line) by
-// the time of freeze. 3. Its IOMMU attachment is preserved. 4. A record.
+// the time of freeze, when the record of the iommufd is filled in. 3. Its IOMMU attachment is preserved. 4. A record.
 // Freeze: interrupts must be off (MSI-X disabled or masked): no message may come before the next kernel has handlers.
 // From then on the file answers to nothing. The function itself goes on: no reset.
 // Retrieve: the function is found by segment and BDF (it has no other identity), and its file made without touching it.
@@ -32,10 +32,10 @@ public:
     void finish(File* file, u64 data, bool reclaimed) override;
 
 private:
-    Result<> preserve_attachment(VfioFile& vfio, PhysAddr record);
+    Result<> preserve_attachment(const VfioFile& vfio, PhysAddr record);
+    Result<> bind(const VfioFile& vfio, PhysAddr record);
     Result<> preserve_all(VfioFile& vfio, u64& data);
     PciDevice* find_device(const abi::VfioSer& ser) const;
-    void finish_device(PciDevice& device, const abi::VfioSer& ser);
 
     Kernel& kernel_;
     RecordPages pages_;

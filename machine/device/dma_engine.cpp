@@ -127,7 +127,8 @@ void DmaEngine::tick() {
 
     const BusStatus status = process(now);
     const std::size_t trailer_bytes_written = status == BusStatus::ok ? now.trailer.size() : 0;
-    fabric().machine().device_referee.engine_tick(function_, number_, now.sequence, now.slot, now.trailer_at,
+    fabric().machine().device_referee.engine_tick(function_, number_, now.sequence, now.slot,
+                                                  now.has_descriptor ? std::optional(now.trailer_at) : std::nullopt,
                                                   std::span(now.trailer).first(trailer_bytes_written), status);
     note(now.sequence, status);
     if (!running_) return;  // its own write, or a peer's, has reset it
@@ -165,19 +166,19 @@ BusStatus DmaEngine::transfer(const PciFabric::Route& route, const Descriptor& d
         REACHED("dma.tick.bad_descriptor");
         return BusStatus::unsupported;
     }
+    tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
+    tick.has_descriptor = true;
     u64 hash = 0;
     const BusStatus status = hash_source(route, descriptor, hash);
     if (status != BusStatus::ok) return status;
     std::memcpy(tick.trailer.data() + 8, &hash, sizeof hash);
-    tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
     return write_trailer(route, tick, descriptor.cookie);
 }
 
 BusStatus DmaEngine::hash_source(const PciFabric::Route& route, const Descriptor& descriptor, u64& hash) {
     FaultInjector& faults = fabric().machine().faults;
     const auto fault = faults.visit(FaultPoint::dma_read, name());
-    if (fault &&
-        (fault->kind == FaultKind::drop || fault->kind == FaultKind::skip || fault->kind == FaultKind::fail)) {
+    if (fault && fault->kind == FaultKind::drop) {
         REACHED("dma.tick.read_lost");
         return BusStatus::lost;
     }

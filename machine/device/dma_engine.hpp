@@ -105,6 +105,7 @@ private:
         u32 slot = 0;
         bool interrupt = false;
         u64 trailer_at = 0;
+        bool has_descriptor = false;  // else `trailer_at` says nothing
         Trailer trailer{};
     };
     void event_due(u64 now_ns, u64 argument) override;

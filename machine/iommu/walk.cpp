@@ -21,11 +21,6 @@ template <typename T> bool load(const PhysicalMemory& ram, PhysAddr at, T& value
 bool damage(u64& entry, const FaultAction& action) {
     std::array<u8, sizeof entry> bytes{};
     std::memcpy(bytes.data(), &entry, sizeof entry);
-    const auto zero = [&](u64 from, u64 count) {
-        if (from >= bytes.size() || count == 0) return false;
-        std::memset(bytes.data() + from, 0, std::min<u64>(count, bytes.size() - from));
-        return true;
-    };
     bool hit = false;
     switch (action.kind) {
     case FaultKind::flip: {
@@ -34,16 +29,14 @@ bool damage(u64& entry, const FaultAction& action) {
         if (hit) bytes[at] = static_cast<u8>(bytes[at] ^ 1u << action.bit % 8);
         break;
     }
-    case FaultKind::zero: hit = zero(action.offset, action.length); break;
-    case FaultKind::truncate: hit = zero(action.length, bytes.size()); break;
-    case FaultKind::replace: {
-        const auto found = std::search(bytes.begin(), bytes.end(), action.old_text.begin(), action.old_text.end(),
-                                       [](u8 byte, char wanted) { return byte == static_cast<u8>(wanted); });
-        hit = found != bytes.end() && !action.old_text.empty();
-        if (hit) std::copy(action.new_text.begin(), action.new_text.end(), found);
+    case FaultKind::zero:
+        hit = action.offset < bytes.size() && action.length != 0;
+        if (hit)
+            std::memset(bytes.data() + action.offset, 0, std::min<u64>(action.length, bytes.size() - action.offset));
         break;
-    }
     case FaultKind::misdirect: entry = (entry & ~vtd::PTE_ADDRESS) | (action.address & vtd::PTE_ADDRESS); return true;
+    case FaultKind::truncate:
+    case FaultKind::replace:
     case FaultKind::fail:
     case FaultKind::panic:
     case FaultKind::power_loss:
@@ -140,9 +133,6 @@ FaultReason Iommu::walk_pages(Bdf source, const vtd::ContextEntry& context, u64 
         if (function) name = function->name();
         action = machine_.faults.visit(FaultPoint::iommu_walk, name);
     }
-    if (action && (action->kind == FaultKind::fail || action->kind == FaultKind::drop))
-        return FaultReason::bad_next_table;
-
     u64 rights = vtd::PTE_READ | vtd::PTE_WRITE;
     PhysAddr table = context.top_table();
     for (unsigned level = vtd::levels_of_width(context.width());; --level) {

@@ -1,4 +1,5 @@
 // The pages of memfds: running out of memory, pins, migration out of CMA; and that none is lost on any way.
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -214,17 +215,17 @@ TEST_CASE("a page that leaves its file while pinned lives until it is unpinned")
     CHECK(bench.free_frames() == before - 1);
 }
 
-TEST_CASE("random operations leave what a plain array of bytes would hold") {
-    const u64 seed = GENERATE(1, 2, 3, 4, 5, 6, 7, 8);
-    INFO("seed " << seed);
+namespace {
+
+void operate_at_random(u64 seed, const std::string& cmdline, u64 size_max, u64 length_max, int steps) {
+    INFO("seed " << seed << " " << cmdline);
     Random random{seed};
-    Bench bench(128 * MiB, "", mark_cma);
+    Bench bench(128 * MiB, cmdline, mark_cma);
     const u64 before = bench.free_frames();
     MemfdRef file = bench.memfd(0);
     Bytes model;
-    constexpr u64 size_max = 40 * page_bytes;
-    for (int step = 0; step < 300; ++step) {
-        const u64 offset = random.below(size_max), length = 1 + random.below(6 * page_bytes);
+    for (int step = 0; step < steps; ++step) {
+        const u64 offset = random.below(size_max), length = 1 + random.below(length_max);
         switch (random.below(6)) {
         case 0:
         case 1: {
@@ -258,4 +259,79 @@ TEST_CASE("random operations leave what a plain array of bytes would hold") {
     CHECK(bench.free_frames() == before);
     bench.kernel->pages.check_sane(true);
     CHECK(bench.machine->referee.findings().empty());
+}
+
+}  // namespace
+
+TEST_CASE("random operations leave what a plain array of bytes would hold") {
+    for (u64 seed = 1; seed <= 8; ++seed) operate_at_random(seed, "", 40 * page_bytes, 6 * page_bytes, 300);
+}
+
+TEST_CASE("random operations on large folios leave what a plain array of bytes would hold") {
+    for (u64 seed = 1; seed <= 4; ++seed)
+        operate_at_random(seed, "transparent_hugepage_shmem=within_size", 6 * MiB, 3 * MiB, 60);
+}
+
+TEST_CASE("a memfd has large folios where the policy lets it, and holes that are large enough") {
+    const auto orders = [](const ShmemFile& file) {
+        std::vector<unsigned> found;
+        for (const ShmemFile::FolioRun& run : file.folio_runs()) found.push_back(run.order.raw);
+        return found;
+    };
+    const std::string policy = GENERATE("within_size", "always", "force");
+    Bench bench(128 * MiB, "transparent_hugepage_shmem=" + policy);
+    const u64 before = bench.free_frames();
+    MemfdRef file = bench.memfd(5 * MiB);
+    SECTION("one byte takes a whole folio below the size") {
+        REQUIRE(file->write(3 * MiB, filled(1, 7)));
+        CHECK(file->allocated_bytes() == 2 * MiB);
+        CHECK(file->folio_runs()[0].index == 2 * MiB / page_bytes);
+        CHECK(orders(*file) == std::vector<unsigned>{9});
+    }
+    SECTION("what reaches beyond the size is single pages") {
+        REQUIRE(file->write(4 * MiB, filled(1, 7)));
+        CHECK(file->allocated_bytes() == page_bytes);
+    }
+    SECTION("a hole that is not empty is filled page by page") {
+        REQUIRE(file->write(0, filled(1, 7)));
+        REQUIRE(file->punch_hole(0, 2 * MiB));
+        bench.plan("mm.folio_alloc[memfd.folio]#1=fail(ENOMEM)");
+        REQUIRE(file->write(0, filled(1, 7)));  // no large folio: a page does
+        CHECK(file->allocated_bytes() == page_bytes);
+        REQUIRE(file->pin_all());
+        CHECK(std::ranges::count(orders(*file), 9u) == 1);
+        CHECK(file->allocated_bytes() == 5 * MiB);
+        file->unpin_all();
+    }
+    SECTION("a folio that is cut keeps its memory, and goes with its last page") {
+        REQUIRE(file->write(0, filled(5 * MiB, 7)));
+        REQUIRE(file->truncate(3 * MiB));
+        CHECK(file->allocated_bytes() == 4 * MiB);
+        REQUIRE(file->punch_hole(MiB, 2 * MiB));
+        CHECK(file->allocated_bytes() == 4 * MiB);
+        REQUIRE(file->truncate(2 * MiB));
+        CHECK(file->allocated_bytes() == 2 * MiB);
+        REQUIRE(file->punch_hole(0, 2 * MiB));
+        CHECK(file->allocated_bytes() == 0);
+    }
+    SECTION("a pinned folio that leaves its file lives until it is unpinned") {
+        REQUIRE(file->pin_all());
+        REQUIRE(file->truncate(0));
+        CHECK(bench.free_frames() == before - 5 * MiB / page_bytes);
+        file->unpin_all();
+        CHECK(bench.free_frames() == before);
+    }
+    file.reset();
+    CHECK(bench.free_frames() == before);
+    bench.kernel->pages.check_sane(true);
+    CHECK(bench.machine->referee.findings().empty());
+}
+
+TEST_CASE("no policy but those three gives large folios, and an unknown one is said to be") {
+    for (const char* policy : {"never", "advise", "deny", "huge", ""}) {
+        Bench bench(128 * MiB, std::string("transparent_hugepage_shmem=") + policy);
+        const MemfdRef file = bench.memfd(0);
+        REQUIRE(file->write(0, filled(4 * MiB, 7)));
+        CHECK(file->folio_runs()[0].order.raw == 0);
+    }
 }

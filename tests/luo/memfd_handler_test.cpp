@@ -103,6 +103,31 @@ TEST_CASE("a prepare that fails at any point leaves the file and the memory as t
     }
 }
 
+TEST_CASE("large folios that cannot be preserved are given back, and those that can cross as they are") {
+    LuoWorld world({.cmdline = "kho=on liveupdate=on transparent_hugepage_shmem=within_size"});
+    const i32 fd = world.memfd(7 * MiB, 4);
+    const auto file = world.shmem(fd);
+    REQUIRE(file->folio_runs()[0].order == Order{9});
+    u64 data = 0;
+    REQUIRE(world.running->memfd.prepare(*file, data));
+    world.running->memfd.cancel(*file, data);
+    const Before before(world);
+    // The second large folio, one of the single pages after the third, and the tree.
+    for (const char* visit : {"2", "100", "260"}) {
+        INFO(visit);
+        world.plan(std::string("kho.preserve[memfd-v1]#") + visit + "=fail(ENOMEM)");
+        CHECK_FALSE(world.running->memfd.prepare(*file, data));
+        CHECK(before.holds(*file));
+    }
+    REQUIRE(world.client().fd_preserve(fd, 1));
+    REQUIRE(world.prepare() == Errno::ok);
+    REQUIRE(world.kexec() == Errno::ok);
+    const i32 restored = *world.client().fd_restore(1);
+    CHECK(world.has_pattern(restored, 7 * MiB, 4));
+    CHECK(world.shmem(restored)->folio_runs()[0].order == Order{9});
+    CHECK(world.findings() == Calls{});
+}
+
 TEST_CASE("empty and absurd files are refused and thawed") {
     LuoWorld world;
     u64 data = 0;

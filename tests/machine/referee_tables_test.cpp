@@ -248,7 +248,7 @@ TEST_CASE("tables that a device has left are freed only once the unit has forgot
         world.drop_contexts(world.nic.requester_id());
         world.drop_translations(7);
         world.referee.frames_returned(frames(top_pfn, 4));
-        REQUIRE(world.of("iommu.tables").empty());
+        REQUIRE(world.of("dma.contained").empty());
         return;
     }
     SECTION("blocked, and told") {
@@ -256,11 +256,11 @@ TEST_CASE("tables that a device has left are freed only once the unit has forgot
         world.drop_contexts(world.nic.requester_id());
         world.drop_translations(7);
         world.referee.frames_returned(frames(top_pfn, 4));
-        REQUIRE(world.of("iommu.tables").empty());
+        REQUIRE(world.of("dma.contained").empty());
         return;
     }
     free_them();
-    REQUIRE_THAT(world.message("iommu.tables"), Contains("was not told to drop " + untold));
+    REQUIRE_THAT(world.message("dma.contained"), Contains("was not told to drop " + untold));
 }
 
 TEST_CASE("tables of a promise that is lost are the allocator's") {
