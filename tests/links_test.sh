@@ -46,7 +46,8 @@ check_tree() {
             if [[ ! -e $file ]]; then
                 echo "${page#"$tree"/}:${link%%:*}: '$target' does not exist"
                 bad=1
-            elif [[ -n $anchor && $file == *.md ]] && ! anchors "$file" | grep -qxF -- "$anchor"; then
+            # Not grep -q: it leaves at the first match, and what anchors() prints then has no reader.
+            elif [[ -n $anchor && $file == *.md ]] && ! anchors "$file" | grep -xF -- "$anchor" >/dev/null; then
                 echo "${page#"$tree"/}:${link%%:*}: '$target' has no heading '#$anchor'"
                 bad=1
             fi

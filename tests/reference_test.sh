@@ -70,7 +70,7 @@ fi
 
 # Each block goes into a file of its own, but those that start from files which the reader has made.
 mkdir "$fresh/pages"
-for page in "$root"/README.md "$root"/docs/*.md; do
+for page in "$root"/README.md "$root"/docs/*.md "$root"/docs/devices/*.md; do
     awk -v name="$fresh/pages/$(basename "$page" .md)" '
         /^```yaml$/ { inside = 1; text = ""; next }
         /^```$/ && inside {
