@@ -84,7 +84,7 @@ private:
     Result<> make_state_file();
     Result<> write_state();
     struct State {
-        u64 memory_bytes = 0, vcpus = 0, devices = 0;
+        u64 memory_bytes = 0, vcpus = 0, devices = 0, iommufd_offset = 0;
         struct Mapping {
             u64 iova, offset, bytes, prot, peer, bar;
         };
@@ -106,6 +106,7 @@ private:
     std::vector<std::shared_ptr<VfioFile>> devices_;
     Fd fd_;
     std::optional<u64> tokens_;
+    u64 iommufd_offset_ = 0;  // its token, from the first on
     std::optional<VmmDuties> duties_done_;
 };
 
