@@ -178,8 +178,10 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device) {
     return *record;
 }
 
-void IommuParticipant::bind_device(PhysAddr record, PhysAddr domain) {
-    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::IommuDeviceSer, domain), domain.raw,
+void IommuParticipant::bind_device(const PciDevice& device, PhysAddr domain) {
+    const auto at = preserved_devices_.find(device.address);
+    INVARIANT(at != preserved_devices_.end());  // a preserved device is not attached to anything new
+    abi_write<u64>(kernel_.machine.ram, at->second + offsetof(abi::IommuDeviceSer, domain), domain.raw,
                    "iommu.device_ser.domain");
 }
 

@@ -39,7 +39,7 @@ public:
     void unpreserve_domain(IommuDomain& domain);
     Result<PhysAddr> preserve_device(const PciDevice& device);
     /// `domain`: the record that preserve_domain() gave for what the device is attached to. May be called again.
-    void bind_device(PhysAddr record, PhysAddr domain);
+    void bind_device(const PciDevice& device, PhysAddr domain);
     void unpreserve_device(const PciDevice& device);
 
     // --- the new kernel ---

@@ -72,15 +72,15 @@ Result<> VfioHandler::preserve_attachment(const VfioFile& vfio, const IommufdFil
 }
 
 /// KHO is finalized by now, and no page can be preserved any more: words are written into records that are there.
-Result<> VfioHandler::bind(const IommufdFile& owner, PhysAddr record) {
+Result<> VfioHandler::bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record) {
     const auto prepared = iommufd_.prepared(owner);
     if (!prepared) {
         REACHED("luo.vfio.iommufd_gone");
         return fail(Errno::enoent);
     }
-    PhysicalMemory& ram = kernel_.machine.ram;
-    iommu_.bind_device(PhysAddr{ram.read<abi::VfioSer>(record).iommu_device}, prepared->domain);
-    abi_write<u64>(ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw, "vfio.ser.iommufd");
+    iommu_.bind_device(vfio.device(), prepared->domain);
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw,
+                   "vfio.ser.iommufd");
     return {};
 }
 
@@ -90,7 +90,7 @@ Result<> VfioHandler::freeze(File& file, u64& data) {
         REACHED("luo.vfio.interrupts_on");
         return fail(Errno::ebusy);
     }
-    if (const auto owner = vfio.iommufd.lock()) TRY(bind(*owner, PhysAddr{data}));
+    if (const auto owner = vfio.iommufd.lock()) TRY(bind(vfio, *owner, PhysAddr{data}));
     vfio.set_frozen(true);
     return {};
 }

@@ -36,7 +36,7 @@ public:
 
 private:
     Result<> preserve_attachment(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
-    Result<> bind(const IommufdFile& owner, PhysAddr record);
+    Result<> bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
     Result<> preserve_all(VfioFile& vfio, u64& data);
     PciDevice* find_device(const abi::VfioSer& ser) const;
     void finish_device(PciDevice& device, const abi::VfioSer& ser);
