@@ -153,9 +153,10 @@ Result<> VirtualMachine::undo_duties() {
     if (!duties_done_) return {};
     for (unsigned number = 0; number < devices_.size(); ++number) {
         if (!devices_[number]->present()) continue;
-        if (*duties_done_ == VmmDuties::disable)
+        if (*duties_done_ == VmmDuties::disable) {
             TRY(vm_->rewire(number));
-        else
+            vm_->inject(number);  // what came meanwhile is gone
+        } else
             TRY(devices_[number]->mask_interrupts(false));
     }
     duties_done_.reset();

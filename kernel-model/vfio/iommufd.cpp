@@ -161,12 +161,11 @@ Result<> IommufdFile::unmap(u64 iova, u64 bytes) {
 }
 
 Result<> IommufdFile::attach(const std::shared_ptr<VfioFile>& device) {
-    if (immutable) return fail(Errno::eperm);
+    if (immutable || device->preserved) return fail(Errno::eperm);
     if (!device->present()) return fail(Errno::enodev);
     const auto table = TRY(page_table());
     const auto current = kernel_.iommu.domain_of(device->device());
     if (current && current != restored && current != table) return fail(Errno::ebusy);
-    if (device->preserved && current != table) return fail(Errno::ebusy);
     TRY(kernel_.iommu.replace(table, device->device()));
     kernel_.machine.device_referee.domain_attached(domain_key(), *device->device().hardware);
     const bool known = std::ranges::any_of(devices_, [&](const auto& one) { return one.lock() == device; });

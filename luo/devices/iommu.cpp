@@ -179,8 +179,10 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device) {
 }
 
 void IommuParticipant::bind_device(const PciDevice& device, PhysAddr domain) {
-    abi_write<u64>(kernel_.machine.ram, preserved_devices_.at(device.address) + offsetof(abi::IommuDeviceSer, domain),
-                   domain.raw, "iommu.device_ser.domain");
+    const auto at = preserved_devices_.find(device.address);
+    INVARIANT(at != preserved_devices_.end());  // a preserved device is not attached to anything new
+    abi_write<u64>(kernel_.machine.ram, at->second + offsetof(abi::IommuDeviceSer, domain), domain.raw,
+                   "iommu.device_ser.domain");
 }
 
 void IommuParticipant::unpreserve_device(const PciDevice& device) {
@@ -293,6 +295,18 @@ bool IommuParticipant::collect_tables(PhysAddr table, unsigned level, std::vecto
 std::shared_ptr<IommuDomain> IommuParticipant::incoming_domain(PhysAddr record) const {
     const auto at = incoming_domains_.find(record);
     return at == incoming_domains_.end() ? nullptr : at->second;
+}
+
+bool IommuParticipant::names_another(PhysAddr record, PciAddress device) const {
+    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
+    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
+    return PciAddress{ser.pci_domain, Bdf(ser.devid)} != device;
+}
+
+bool IommuParticipant::attached_to(PhysAddr record, const IommuDomain& domain) const {
+    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
+    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
+    return incoming_domain(PhysAddr{ser.domain}).get() == &domain;
 }
 
 void IommuParticipant::finish_domain(PhysAddr record, bool under_devices) {

@@ -39,7 +39,8 @@ public:
     void unpreserve_domain(IommuDomain& domain);
     /// Its unit, and a record that names no domain yet.
     Result<PhysAddr> preserve_device(const PciDevice& device);
-    /// `domain`: the record that preserve_domain() gave for what the device is attached to. Also at freeze.
+    /// `domain`: the record that preserve_domain() gave for what the device is attached to. May be called again, also at
+    /// freeze.
     void bind_device(const PciDevice& device, PhysAddr domain);
     void unpreserve_device(const PciDevice& device);
 
@@ -48,6 +49,10 @@ public:
     void probe();
     /// The domain of a record; nullptr: there is none, or it could not be rebuilt.
     std::shared_ptr<IommuDomain> incoming_domain(PhysAddr record) const;
+    /// Is there the record of an attachment at this address, and of another device?
+    bool names_another(PhysAddr record, PciAddress device) const;
+    /// Is it one to this domain?
+    bool attached_to(PhysAddr record, const IommuDomain& domain) const;
     /// Takes the domain out of the books and destroys it. Devices that nobody claimed lose their context entry first;
     /// those that were have left the domain. `under_devices`: they go on walking it (a planned fault).
     void finish_domain(PhysAddr record, bool under_devices = false);

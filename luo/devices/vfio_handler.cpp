@@ -51,9 +51,8 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     ser.reset_works = device.express_cap != 0;
     for (unsigned bar = 0; bar < device.bars.size(); ++bar) ser.bar_bytes[bar] = device.bars[bar].bytes;
     abi_write(kernel_.machine.ram, record, ser, "vfio.ser");
-    const auto owner = vfio.iommufd.lock();
-    if (owner)
-        if (const auto attached = preserve_attachment(vfio, record); !attached) {
+    if (const auto owner = vfio.iommufd.lock())
+        if (const auto attached = preserve_attachment(vfio, *owner, record); !attached) {
             pages_.release(record);
             return attached;
         }
@@ -61,27 +60,27 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     return {};
 }
 
-Result<> VfioHandler::preserve_attachment(const VfioFile& vfio, PhysAddr record) {
-    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device()));
-    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw,
-                   "vfio.ser.iommu_device");
-    if (late_binding_) return {};
-    const auto bound = bind(vfio, record);
-    if (!bound) iommu_.unpreserve_device(vfio.device());
-    return bound;
-}
-
-/// Says in the records which iommufd and which page table are the device's.
-Result<> VfioHandler::bind(const VfioFile& vfio, PhysAddr record) {
-    const auto owner = vfio.iommufd.lock();
-    const auto prepared = owner ? iommufd_.prepared(*owner) : std::nullopt;
-    if (!prepared) {
+Result<> VfioHandler::preserve_attachment(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record) {
+    if (!late_binding_ && !iommufd_.prepared(owner)) {
         REACHED("luo.vfio.iommufd_not_prepared");
         return fail(Errno::enoent);
     }
+    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device()));
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw,
+                   "vfio.ser.iommu_device");
+    return {};
+}
+
+/// KHO is finalized by now, and no page can be preserved any more: words are written into records that are there.
+Result<> VfioHandler::bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record) {
+    const auto prepared = iommufd_.prepared(owner);
+    if (!prepared) {
+        REACHED("luo.vfio.iommufd_gone");
+        return fail(Errno::enoent);
+    }
+    iommu_.bind_device(vfio.device(), prepared->domain);
     abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw,
                    "vfio.ser.iommufd");
-    iommu_.bind_device(vfio.device(), prepared->domain);
     return {};
 }
 
@@ -91,9 +90,7 @@ Result<> VfioHandler::freeze(File& file, u64& data) {
         REACHED("luo.vfio.interrupts_on");
         return fail(Errno::ebusy);
     }
-    const PhysAddr record{data};
-    const auto ser = kernel_.machine.ram.read<abi::VfioSer>(record);
-    if (ser.iommu_device && ser.iommufd == 0) TRY(bind(vfio, record));
+    if (const auto owner = vfio.iommufd.lock()) TRY(bind(vfio, *owner, PhysAddr{data}));
     vfio.set_frozen(true);
     return {};
 }
@@ -112,6 +109,10 @@ void VfioHandler::cancel(File& file, u64 data) {
 
 PciDevice* VfioHandler::find_device(const abi::VfioSer& ser) const {
     const PciAddress address{ser.domain, Bdf(ser.bdf)};
+    if (iommu_.names_another(PhysAddr{ser.iommu_device}, address)) {
+        REACHED("luo.vfio.alias");
+        return nullptr;
+    }
     return pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
 }
 
@@ -130,9 +131,17 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
         REACHED("luo.vfio.other_driver");
         return fail(Errno::enodev);
     }
+    if ((ser.iommufd != 0) != (ser.iommu_device != 0)) {
+        REACHED("luo.vfio.attachment_bad");
+        return fail(Errno::einval);
+    }
     for (unsigned bar = 0; bar < device->bars.size(); ++bar) device->bars[bar].bytes = ser.bar_bytes[bar];
     std::shared_ptr<IommufdFile> owner;
     if (ser.iommufd) owner = TRY(iommufd_.incoming(PhysAddr{ser.iommufd}));
+    if (owner && owner->restored && !iommu_.attached_to(PhysAddr{ser.iommu_device}, *owner->restored)) {
+        REACHED("luo.vfio.other_domain");
+        return fail(Errno::einval);
+    }
     auto file = TRY(kernel_.vfio.adopt(*device));
     if (owner) owner->adopt_device(file);
     return FileRef(std::move(file));
