@@ -13,8 +13,9 @@
 //   restore   memory, state, VM, iommufd, devices; the mappings made anew and the devices moved over (hotswap);
 //             registers; interrupts wired and one spurious one injected for each device; go on
 //
-// The state file, 64-bit words: magic, memory bytes, vCPUs, devices, mappings, whether devices came first; for each mapping iova, offset, bytes,
-// rights, and of a peer's BAR its address (segment << 16 | bdf) and number + 1; then the registers of each vCPU.
+// The state file, 64-bit words: magic, memory bytes, vCPUs, devices, mappings, whether devices came first; for each
+// mapping iova, offset, bytes, rights, and of a peer's BAR its address (segment << 16 | bdf) and number + 1; then the
+// registers of each vCPU.
 #pragma once
 
 #include <map>
