@@ -54,13 +54,19 @@ Result<> IommufdHandler::prepare(File& file, u64& data) {
     owner.immutable = true;
     owner.preserved = true;
     prepared_[&owner] = {*record, domain};
+    if (const auto bound = on_prepared(owner); !bound) {
+        cancel(file, record->raw);
+        return bound;
+    }
     data = record->raw;
     return {};
 }
 
 void IommufdHandler::cancel(File& file, u64 data) {
     IommufdFile& owner = iommufd(file);
-    if (data == 0 || !prepared_.erase(&owner)) return;
+    if (data == 0 || !prepared_.contains(&owner)) return;
+    on_cancel(owner);
+    prepared_.erase(&owner);
     pages_.release(PhysAddr{data});
     if (const auto table = owner.page_table()) iommu_.unpreserve_domain(**table);
     owner.immutable = false;

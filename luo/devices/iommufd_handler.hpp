@@ -40,6 +40,11 @@ public:
     /// A device has left a page table of the previous kernel.
     void moved_over(IommufdFile& file);
 
+    /// Called when a file has been prepared (its errno undoes that), and before one is cancelled: devices that were
+    /// prepared and waited for it.
+    std::function<Result<>(IommufdFile&)> on_prepared;
+    std::function<void(IommufdFile&)> on_cancel;
+
 private:
     struct Incoming {
         PhysAddr domain;

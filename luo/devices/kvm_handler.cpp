@@ -26,6 +26,7 @@ Result<std::vector<abi::KvmRun>> KvmHandler::private_runs(const VmFile& vm) cons
     for (const FileExtent& extent : vm.memory()->extents())
         if (extent.index < pages) runs.push_back({extent.pfn.raw, std::min(extent.pages, pages - extent.index)});
     if (runs.size() > abi::kvm_runs_max) {
+        REACHED("luo.kvm.too_many_runs");
         return fail(Errno::e2big);
     }
     return runs;
@@ -68,12 +69,17 @@ Result<FileRef> KvmHandler::retrieve(u64 data) {
     if (!pages_.restore(record)) return fail(Errno::enoent);
     const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
     pages_.free(record);
+    if (ser.type != abi::KVM_TYPE_DEFAULT && ser.type != abi::KVM_TYPE_SNP) {
+        REACHED("luo.kvm.type_unknown");
+        return fail(Errno::einval);
+    }
     auto vm = kernel_.kvm.create_vm({});
     if (ser.type == abi::KVM_TYPE_SNP) {
-        const Folio context{PhysAddr{ser.snp_context}.pfn(), Order{0}};
-        TRY(pages_.restore(context.pfn.phys(), FrameClass::kernel));
-        if (const auto adopted = vm->adopt_context(context); !adopted) {
+        const PhysAddr context{ser.snp_context};
+        TRY(pages_.restore(context, FrameClass::kernel));
+        if (const auto adopted = vm->adopt_context({context.pfn(), Order{0}}); !adopted) {
             REACHED("luo.kvm.context_unknown");
+            pages_.free(context);
             return fail(adopted.error());
         }
     }
@@ -93,8 +99,10 @@ void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
     const PhysAddr context{ser.snp_context};
     if (!pages_.restore(context)) return;
     PhysicalMemory& ram = kernel_.machine.ram;
+    const u64 frames = ram.bytes_max() >> page_shift;
     for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
         const auto run = ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        if (run.pfn > frames || run.pages > frames - run.pfn) continue;
         static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
     }
     static_cast<void>(kernel_.machine.snp.destroy_context(context.pfn()));

@@ -1,5 +1,7 @@
 #include "luo/devices/vfio_handler.hpp"
 
+#include <bit>
+
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
 
@@ -7,6 +9,15 @@ namespace kexec_sim::luo {
 namespace {
 
 VfioFile& vfio_file(File& file) { return dynamic_cast<VfioFile&>(file); }
+
+/// A BAR is a power of two long, and lies at a multiple of that.
+bool sizes_fit(const PciDevice& device, const abi::VfioSer& ser) {
+    for (unsigned bar = 0; bar < device.bars.size(); ++bar) {
+        const u64 bytes = ser.bar_bytes[bar];
+        if (bytes && (!std::has_single_bit(bytes) || bytes < 16 || device.bars[bar].address % bytes)) return false;
+    }
+    return true;
+}
 
 }  // namespace
 
@@ -22,6 +33,8 @@ VfioHandler::VfioHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrat
                                             late_binding_ = TRY(parse_bool_param(value));
                                             return {};
                                         }});
+    iommufd.on_prepared = [this](IommufdFile& owner) { return bind_waiting(owner); };
+    iommufd.on_cancel = [this](IommufdFile& owner) { unbind(owner); };
 }
 
 bool VfioHandler::can_preserve(File& file) {
@@ -39,6 +52,7 @@ Result<> VfioHandler::prepare(File& file, u64& data) {
         return done;
     }
     vfio.preserved = true;
+    prepared_[&vfio] = PhysAddr{data};
     return {};
 }
 
@@ -76,15 +90,38 @@ Result<> VfioHandler::preserve_attachment(VfioFile& vfio, PhysAddr record) {
     return {};
 }
 
+Result<> VfioHandler::bind_waiting(IommufdFile& owner) {
+    if (!late_binding_) return {};
+    for (const auto& device : owner.devices()) {
+        const auto waiting = prepared_.find(device.get());
+        if (waiting != prepared_.end()) TRY(preserve_attachment(*device, waiting->second));
+    }
+    return {};
+}
+
+/// The iommufd will not be there: its devices are not attached to anything that could be found.
+void VfioHandler::unbind(IommufdFile& owner) {
+    PhysicalMemory& ram = kernel_.machine.ram;
+    for (const auto& device : owner.devices()) {
+        const auto bound = prepared_.find(device.get());
+        if (bound == prepared_.end()) continue;
+        iommu_.unpreserve_device(device->device());
+        abi_write<u64>(ram, bound->second + offsetof(abi::VfioSer, iommufd), 0, "vfio.ser.iommufd");
+        abi_write<u64>(ram, bound->second + offsetof(abi::VfioSer, iommu_device), 0, "vfio.ser.iommu_device");
+    }
+}
+
 Result<> VfioHandler::freeze(File& file, u64& data) {
     VfioFile& vfio = vfio_file(file);
     if (vfio.interrupts_on()) {
         REACHED("luo.vfio.interrupts_on");
         return fail(Errno::ebusy);
     }
-    const PhysAddr record{data};
-    const auto ser = kernel_.machine.ram.read<abi::VfioSer>(record);
-    if (ser.iommufd == 0 && vfio.iommufd.lock()) TRY(preserve_attachment(vfio, record));
+    const auto ser = kernel_.machine.ram.read<abi::VfioSer>(PhysAddr{data});
+    if (ser.iommufd == 0 && vfio.iommufd.lock()) {
+        REACHED("luo.vfio.iommufd_missing");
+        return fail(Errno::enoent);
+    }
     vfio.set_frozen(true);
     return {};
 }
@@ -94,6 +131,7 @@ void VfioHandler::cancel(File& file, u64 data) {
     if (data == 0 || !vfio.preserved) return;
     vfio.set_frozen(false);
     vfio.preserved = false;
+    prepared_.erase(&vfio);
     iommu_.unpreserve_device(vfio.device());
     pages_.release(PhysAddr{data});
     pci_.unpreserve(vfio.device());
@@ -103,7 +141,8 @@ void VfioHandler::cancel(File& file, u64 data) {
 
 PciDevice* VfioHandler::find_device(const abi::VfioSer& ser) const {
     const PciAddress address{ser.domain, Bdf(ser.bdf)};
-    return pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
+    PciDevice* device = pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
+    return device && !device->is_bridge ? device : nullptr;
 }
 
 Result<FileRef> VfioHandler::retrieve(u64 data) {
@@ -113,13 +152,17 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     pages_.free(record);
     incoming_[data] = ser;
     PciDevice* device = find_device(ser);
-    if (!device || device->is_bridge) {
+    if (!device) {
         REACHED("luo.vfio.no_such_device");
         return fail(Errno::enodev);
     }
     if (device->driver != kernel_.pci.driver("vfio-pci")) {
         REACHED("luo.vfio.other_driver");
         return fail(Errno::enodev);
+    }
+    if (!sizes_fit(*device, ser)) {
+        REACHED("luo.vfio.sizes_bad");
+        return fail(Errno::einval);
     }
     for (unsigned bar = 0; bar < device->bars.size(); ++bar) device->bars[bar].bytes = ser.bar_bytes[bar];
     std::shared_ptr<IommufdFile> owner;

@@ -1,8 +1,9 @@
 // vfio-pci over a live update: the file handler "vfio-pci-v1".
 //
 // Prepare: 1. The function and its bridges are preserved with PCI. 2. Where it is attached through an iommufd, that
-// file must be preserved too: prepared before it (a lower token), or (`vfio_pci.late_binding=1` on the command line) by
-// the time of freeze. 3. Its IOMMU attachment is preserved. 4. A record.
+// file must be preserved too: prepared before it (a lower token), or (`vfio_pci.late_binding=1` on the command line)
+// some time before freeze. 3. Its IOMMU attachment is preserved; with late binding, when the iommufd is prepared (at
+// freeze it is too late: KHO is finalized). 4. A record.
 // Freeze: interrupts must be off (MSI-X disabled or masked): no message may come before the next kernel has handlers.
 // From then on the file answers to nothing. The function itself goes on: no reset.
 // Retrieve: the function is found by segment and BDF (it has no other identity), and its file made without touching it.
@@ -11,7 +12,8 @@
 //
 // Unhappy paths: 1. ENOENT: the iommufd is not prepared (at freeze, with late binding: it never was). 2. EBUSY: interrupts
 // are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM. 5. Retrieve: ENODEV: there is no
-// such function (the segment was cut to 16 bits; the bus has moved), or another driver has it.
+// such function (the segment was cut to 16 bits; the bus has moved), or another driver has it; EINVAL: no BAR can have
+// such a size.
 #pragma once
 
 #include "luo/devices/iommufd_handler.hpp"
@@ -33,6 +35,8 @@ public:
 
 private:
     Result<> preserve_attachment(VfioFile& vfio, PhysAddr record);
+    Result<> bind_waiting(IommufdFile& owner);
+    void unbind(IommufdFile& owner);
     Result<> preserve_all(VfioFile& vfio, u64& data);
     PciDevice* find_device(const abi::VfioSer& ser) const;
     void finish_device(PciDevice& device, const abi::VfioSer& ser);
@@ -43,7 +47,8 @@ private:
     IommuParticipant& iommu_;
     IommufdHandler& iommufd_;
     bool late_binding_ = false;
-    std::map<u64, abi::VfioSer> incoming_;  // records that were retrieved, by handle
+    std::map<const VfioFile*, PhysAddr> prepared_;  // their records
+    std::map<u64, abi::VfioSer> incoming_;          // records that were retrieved, by handle
 };
 
 }  // namespace kexec_sim::luo
