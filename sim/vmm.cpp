@@ -9,7 +9,8 @@ constexpr u64 state_magic = 0x6b73'766d'7374'6174;  // "tatsmvsk" as bytes
 constexpr u64 mapping_words = 6;
 constexpr u64 register_words = sizeof(GuestRegisters) / sizeof(u64);
 static_assert(sizeof(GuestRegisters) % sizeof(u64) == 0);
-constexpr u64 header_words = 5;
+constexpr u64 header_words = 6;
+constexpr u64 bars_max = 6;
 /// Room for what is mapped later (peers).
 constexpr u64 mappings_max = 32;
 
@@ -92,7 +93,8 @@ Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOr
     TRY(client.fd_preserve(fd_.memory, tokens));
     TRY(client.fd_preserve(fd_.state, tokens + 1));
     const u64 devices = fd_.devices.size();
-    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, order.vfio_first ? tokens + 2 + devices : tokens + 2));
+    iommufd_at_ = order.vfio_first ? 2 + devices : 2;
+    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, tokens + iommufd_at_));
     for (u64 device = 0; device < devices; ++device)
         TRY(client.fd_preserve(fd_.devices[device], (order.vfio_first ? tokens + 2 : tokens + 3) + device));
     TRY(client.fd_preserve(fd_.vm, tokens + 3 + devices));
@@ -101,7 +103,7 @@ Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOr
 }
 
 Result<> VirtualMachine::write_state() {
-    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0};
+    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0, iommufd_at_};
     if (iommufd_)
         for (const auto& [iova, mapping] : iommufd_->mappings()) {
             const u64 peer = mapping.peer ? u64{mapping.peer->segment} << 16 | mapping.peer->bdf.raw : 0;
@@ -160,9 +162,10 @@ Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) 
     std::vector<u64> words(file.size() / sizeof(u64));
     static_cast<void>(TRY(file.read(0, std::as_writable_bytes(std::span(words)))));
     if (words.size() < header_words || words[0] != state_magic || words[4] > mappings_max ||
-        words[2] > Kvm::vcpus_max)
+        words[2] > Kvm::vcpus_max || words[3] > guest_devices_max)
         return fail(Errno::einval);
-    State state{words[1], words[2], words[3], {}, {}};
+    State state{words[1], words[2], words[3], words[5], {}, {}};
+    if (state.iommufd_at != 2 && state.iommufd_at != 2 + state.devices) return fail(Errno::einval);
     const u64 needed = header_words + words[4] * mapping_words + words[2] * register_words;
     if (needed > words.size()) return fail(Errno::einval);
     u64 at = header_words;
@@ -187,6 +190,7 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
     state_file_ = std::dynamic_pointer_cast<ShmemFile>(TRY(retrieve(client, tokens + 1, fd_.state)));
     if (!memory_ || !state_file_) return fail(Errno::einval);
     const State state = TRY(read_state(*state_file_));
+    if (memory_->size() != state.memory_bytes) return fail(Errno::einval);
     vm_ = std::dynamic_pointer_cast<VmFile>(TRY(retrieve(client, tokens + 3 + state.devices, fd_.vm)));
     if (!vm_) return fail(Errno::einval);
     kernel_.machine.device_referee.guest_retrieved(name_, vm_->id());
@@ -200,11 +204,12 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
 
 Result<> VirtualMachine::restore_devices(luo::LuoClient& client, u64 tokens, const State& state,
                                          RestoreOptions options) {
-    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, tokens + 2, fd_.iommufd)));
+    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, tokens + state.iommufd_at, fd_.iommufd)));
     if (!iommufd_) return fail(Errno::einval);
+    const u64 first = state.iommufd_at == 2 ? tokens + 3 : tokens + 2;
     for (u64 number = 0; number < state.devices; ++number) {
         i32 fd = -1;
-        auto device = std::dynamic_pointer_cast<VfioFile>(TRY(retrieve(client, tokens + 3 + number, fd)));
+        auto device = std::dynamic_pointer_cast<VfioFile>(TRY(retrieve(client, first + number, fd)));
         if (!device) return fail(Errno::einval);
         devices_.push_back(device);
         fd_.devices.push_back(fd);
@@ -218,6 +223,7 @@ Result<> VirtualMachine::hotswap(const State& state) {
             TRY(iommufd_->map(mapping.iova, memory_, mapping.offset, mapping.bytes, mapping.prot));
             continue;
         }
+        if (mapping.bar > bars_max) return fail(Errno::einval);
         const PciAddress peer{static_cast<u32>(mapping.peer >> 16), Bdf(mapping.peer & 0xffff)};
         const PciDevice* device = kernel_.pci.find(peer);
         if (!device) return fail(Errno::enodev);
