@@ -5,7 +5,7 @@
 //
 // `page` counts the pages of hostile_update.hpp. kind 1:0 is the width (0: 8, 1: 2, 2: 1 byte), or (3) the value is the
 // address of page `value`, from bit 8 on with low bits: what circles are made of. Bit 2: near the page's begin, where
-// most records end.
+// most records end. Bit 3: again and again, up to the page's end.
 //
 // Ends well: errnos, or a panic that has a name. A wild access is none; a hang is the driver's business.
 #include <algorithm>
@@ -33,8 +33,10 @@ void apply(PhysicalMemory& ram, const std::vector<PhysAddr>& pages, const Edit& 
     u64 value = edit.value;
     if ((edit.kind & 3) == 3)
         value = pages[value & 0xff ? (value & 0xff) % pages.size() : 0].raw | (value >> 8 & 0xfff);
-    const PhysAddr at = pages[edit.page % pages.size()] + offset;
-    ram.write_bytes(at, std::as_bytes(std::span(&value, 1)).first(width));
+    const PhysAddr page = pages[edit.page % pages.size()];
+    const u64 end = edit.kind & 8 ? page_bytes : offset + width;
+    for (u64 at = offset; at + width <= end; at += width)
+        ram.write_bytes(page + at, std::as_bytes(std::span(&value, 1)).first(width));
 }
 
 }  // namespace
@@ -57,14 +59,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
 }
 
-/// Every kind of world as it is; then each of the first pages with a circle, with all ones, and with a flipped version.
+/// Every kind of world as it is; then each of the first pages with a circle, as a table of circles, with a count of all
+/// ones, and with another version.
 extern "C" std::size_t fuzz_seed(std::size_t index, std::uint8_t* data, std::size_t bytes_max) {
-    constexpr std::size_t worlds = 16, pages = 24, kinds = 3;
+    constexpr std::size_t worlds = 16, pages = 24, kinds = 4;
     if (index >= worlds + pages * kinds || bytes_max < 1 + sizeof(Edit)) return 0;
     data[0] = static_cast<std::uint8_t>(index % worlds);
     if (index < worlds) return 1;
     const auto page = static_cast<std::uint8_t>((index - worlds) % pages);
-    const Edit edits[kinds] = {{page, 0, 3, page}, {page, 8, 0, ~std::uint64_t{0}}, {page, 0, 0, 0x0101}};
+    const Edit edits[kinds] = {
+        {page, 0, 3, page}, {page, 0, 3 | 8, page | 0x300u}, {page, 8, 0, ~std::uint64_t{0}}, {page, 0, 0, 0x0101}};
     std::memcpy(data + 1, &edits[(index - worlds) / pages], sizeof(Edit));
     return 1 + sizeof(Edit);
 }

@@ -98,7 +98,9 @@ TEST_CASE("attach refuses a device of another domain; replace moves it with noth
     CHECK(first->attached == 1);
     CHECK(world.attach(second, "nic0") == Errno::ebusy);
     CHECK(world.reaches("nic0", iova) == 8 * MiB);
+    REQUIRE(world.unit().cached_pages() == 1);
     REQUIRE(world.replace(second, "nic0") == Errno::ok);
+    CHECK(world.unit().cached_pages() == 0);
     CHECK(world.reaches("nic0", iova) == 12 * MiB);
     CHECK(first->attached == 0);
     CHECK(second->attached == 1);

@@ -195,7 +195,8 @@ TEST_CASE("a launch that fails keeps no id, no context and no page") {
     CHECK_FALSE(vm->snp_context());
     CHECK(vm->asid() == 0);
     CHECK(world.free_frames() == frames);
-    for (u16 asid = 1; asid <= 99; ++asid) world.kernel->kvm.reserve_asid(asid);
+    CHECK(*world.kernel->kvm.allocate_asid() == 1);
+    for (u16 asid = 2; asid <= 99; ++asid) world.kernel->kvm.reserve_asid(asid);
     CHECK(errno_of(vm->launch_confidential()) == Errno::ebusy);
     CHECK(world.free_frames() == frames);
     world.kernel->kvm.free_asid(42);

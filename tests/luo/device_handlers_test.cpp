@@ -473,13 +473,15 @@ TEST_CASE("runs of private memory that cannot be reclaim nothing, and finish goe
         const char* what;
         u64 count, pfn, pages;
     };
-    for (const Row& row : {Row{"beyond RAM", 1, u64{1} << 40, 1}, Row{"wraps", 1, 8, ~u64{0}},
-                           Row{"more runs than the page has", ~u64{0}, 0, 0}, Row{"empty", 1, 8, 0}}) {
+    for (const Row& row :
+         {Row{"beyond RAM", 1, u64{1} << 40, 1}, Row{"wraps", 1, 8, ~u64{0}}, Row{"all that there is", 1, 0, ~u64{0}},
+          Row{"more runs than the page has", ~u64{0}, 0, 0}, Row{"empty", 1, 8, 0}}) {
         INFO(row.what);
         HandlerWorld world;
         i32 memory = -1;
         const i32 fd = world.vm(MiB, true, &memory);
         const PhysAddr context = world.file<VmFile>(fd)->snp_context()->pfn.phys();
+        const Pfn first = world.shmem(memory)->extents()[0].pfn;
         REQUIRE(world.preserve_fd(memory, 1) == Errno::ok);
         REQUIRE(world.preserve_fd(fd, 2) == Errno::ok);
         REQUIRE(world.prepare() == Errno::ok);
@@ -489,6 +491,7 @@ TEST_CASE("runs of private memory that cannot be reclaim nothing, and finish goe
         REQUIRE(world.kexec() == Errno::ok);
         CHECK(world.finish() == Errno::ok);
         CHECK(world.machine->snp.owner(context.pfn()) == RmpOwner::hypervisor);
+        CHECK(world.machine->snp.owner(first) == RmpOwner::guest);
     }
 }
 
