@@ -168,6 +168,12 @@ struct DeviceBook {
     u64 unheard_at_ns = 0;  // the first of them
     u16 unheard_vector = 0;
     std::string_view unheard_why;
+    bool unheard_early = false;  // the first of them came before freeze: of the blackout that is about to begin
+    bool held_back = false;      // an interrupt of the blackout is pending in it, and has been heard by nobody yet
+    void forget_interrupts() {
+        unheard = 0;
+        unheard_early = held_back = false;
+    }
     std::pmr::string guest;  // whose handler hears its interrupts
     unsigned guest_device = 0;
     bool guest_ran = true;  // since the device was claimed; true: there is none
@@ -238,7 +244,15 @@ struct DeviceReferee::Books {
     }
     DeviceBook& add_device(const PciFunction& function);
     bool held_still(const DeviceBook& book) const {
-        return (book.outgoing && frozen) || (book.incoming && !book.claimed);
+        return (book.outgoing && frozen) || (book.incoming && !book.claimed && !discards(book));
+    }
+    /// A guest listens to it, and its VMM may turn interrupts off any time now.
+    bool guest_prepared(const DeviceBook& book) const { return book.outgoing && !book.guest.empty(); }
+    /// Finish runs, and nobody has claimed the device: the kernel may stop it.
+    bool discards(const DeviceBook& book) const {
+        const LuoBook& luo = referee.kernel->luo;
+        const bool finishes = (luo.running != no_name || luo.file_running) && luo.running_in == LuoCallback::finish;
+        return finishes && book.incoming && !book.outgoing && !book.claimed;
     }
     bool any_preserved() const;
     template <typename... Args>
@@ -276,7 +290,7 @@ struct DeviceReferee::Books {
     // referee_engine.cpp
     template <typename... Args>
     void stuck(DeviceBook& book, fmt::format_string<Args...> format, const Args&... args) {
-        if (!book.preserved() || book.stuck_reported) return;
+        if (!book.preserved() || book.stuck_reported || discards(book)) return;
         book.stuck_reported = true;
         report(InvariantId::dma_continuous, book, {}, format, args...);
     }

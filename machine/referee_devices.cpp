@@ -129,7 +129,7 @@ void DeviceReferee::carried_lost(u64 token) {
         if (book->holds && book->holds->carried) book->holds = nullptr;
         if (book->incoming == token) {
             book->incoming.reset();
-            book->unheard = 0;
+            book->forget_interrupts();
         }
         // Nobody keeps the tables of a map that is lost.
         book->forget_tables();
@@ -158,8 +158,11 @@ void DeviceReferee::thawed() {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     books_->frozen = books_->blackout = false;
-    for (DeviceBook* book : books_->devices)
-        if (book) book->unheard = 0;  // the driver is back, and looks
+    for (DeviceBook* book : books_->devices) {
+        if (!book) continue;
+        book->unheard_early = false;
+        if (book->guest.empty()) book->forget_interrupts();  // the driver is back, and looks; a guest must be told
+    }
 }
 
 void DeviceReferee::before_jump() {
@@ -195,7 +198,8 @@ void DeviceReferee::jumped() {
         book->left.clear();
         book->context_dropped = book->iotlb_dropped = false;
         if (!book->incoming) book->tree.clear();
-        book->unheard = book->incoming ? book->unheard : 0;
+        book->unheard_early = false;
+        if (!book->incoming) book->forget_interrupts();
         books.note_path(*book);
     }
     books.keep_held_domains();
@@ -281,7 +285,7 @@ void DeviceReferee::finished() {
         // Whoever claimed it and stays on the tables that came with it keeps them; what was discarded keeps nothing.
         const bool stays = book->claimed && book->holds && book->holds->carried;
         if (!book->claimed && book->holds && book->holds->carried) book->holds = nullptr;
-        if (!book->claimed) book->unheard = 0;  // nobody is left to hear of it
+        if (!book->claimed) book->forget_interrupts();  // nobody is left to hear of it
         book->incoming.reset();
         book->claimed = false;
         if (!stays) book->left.clear();
@@ -302,7 +306,7 @@ void DeviceReferee::Books::drop_everything() {
         book->claimed = book->hotswapped = false;
         book->holds = nullptr;
         for (EngineBook& engine : book->engines) engine.running = engine.dry = false;
-        book->unheard = 0;
+        book->forget_interrupts();
         book->forget_tables();
     }
     domains.clear();
@@ -336,7 +340,7 @@ void DeviceReferee::kernel_ended(KernelEnd end) {
             book->outgoing.reset();
             book->incoming.reset();
             book->claimed = book->hotswapped = false;
-            book->unheard = 0;
+            book->forget_interrupts();
             book->forget_tables();
             if (book->holds) book->holds->token.reset();
         }

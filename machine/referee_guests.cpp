@@ -185,7 +185,7 @@ void DeviceReferee::guest_leaves(std::string_view guest, unsigned vcpu, const Gu
     for (DeviceBook* device : books.devices) {
         if (!device || device->guest != guest || device->guest_device >= registers.devices.size()) continue;
         const unsigned at = device->guest_device;
-        if (registers.devices[at].interrupts > entered.devices[at].interrupts) device->unheard = 0;
+        if (registers.devices[at].interrupts > entered.devices[at].interrupts) device->forget_interrupts();
     }
     known.registers = registers;
     known.known = true;

@@ -10,11 +10,12 @@
 //
 // Interrupts. One that a device raises from freeze until it is claimed and that ends nowhere (MSI-X off, the APIC
 // off, a fault of remapping, dropped) is unheard, until somebody makes up for it: the driver polls, a later one is
-// delivered to the driver that claimed the device, or the handler of the guest that it is wired to runs. A pending bit
-// is not lost: unmasking delivers it.
+// delivered to the driver that claimed the device, or the handler of the guest that it is wired to runs. A VMM turns
+// the interrupts of its guest off before freeze: for these devices the blackout begins there, once they are promised.
+// A pending bit is not lost: unmasking delivers it; what is lost on that way is unheard, too.
 //
 //   finish             still unheard: irq.delivered, unless the guest has not run since the claim (it still may hear)
-//   next jump, end     still unheard: irq.delivered
+//   next freeze, end   still unheard: irq.delivered
 #include "machine/referee_device_books.hpp"
 
 namespace kexec_sim {
@@ -106,7 +107,7 @@ void DeviceReferee::function_reset(const PciFunction& function, ResetKind kind) 
     const MachineEntry entry;
     Books& books = *books_;
     DeviceBook& book = books.device(function);
-    if (book.preserved() && kind != ResetKind::power_on) {
+    if (book.preserved() && !books.discards(book) && kind != ResetKind::power_on) {
         books.report(InvariantId::pci_stable, book, {},
                      "{} is preserved and must not be reset; there was a reset: {}", book.name(),
                      reset_kind_name(kind));
@@ -164,16 +165,19 @@ void DeviceReferee::interrupt(const PciFunction& device, u16 vector, InterruptFa
     DeviceBook& book = books.device(device);
     switch (fate) {
     case InterruptFate::delivered:
-        if (!books.held_still(book)) book.unheard = 0;
+        if (!books.held_still(book)) book.forget_interrupts();
         return;
-    case InterruptFate::pending: return;
+    case InterruptFate::pending: book.held_back |= books.held_still(book) || books.guest_prepared(book); return;
     case InterruptFate::unheard:
     case InterruptFate::lost:
     case InterruptFate::dropped: break;
     }
     ++books.interrupts_lost;
-    if (!books.held_still(book)) return;
+    const bool in_blackout = books.held_still(book) || book.held_back;
+    const bool turned_off = fate == InterruptFate::unheard && books.guest_prepared(book);
+    if (!in_blackout && !turned_off) return;
     if (book.unheard++ == 0) {
+        book.unheard_early = !in_blackout;
         book.unheard_at_ns = books.machine.clock.now_ns();
         book.unheard_vector = vector;
         book.unheard_why = fate_name(fate);
@@ -183,7 +187,7 @@ void DeviceReferee::interrupt(const PciFunction& device, u16 vector, InterruptFa
 void DeviceReferee::device_polled(const PciFunction& device) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
-    books_->device(device).unheard = 0;
+    books_->device(device).forget_interrupts();
 }
 
 void DeviceReferee::guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device) {
@@ -196,13 +200,13 @@ void DeviceReferee::guest_interrupt_wired(const PciFunction& device, std::string
 
 void DeviceReferee::Books::judge_interrupts(std::string_view moment, bool at_finish) {
     for (DeviceBook* book : devices) {
-        if (!book || !book->unheard || held_still(*book)) continue;
+        if (!book || !book->unheard || book->unheard_early || held_still(*book)) continue;
         if (at_finish && (!book->claimed || !book->guest_ran)) continue;
         report(InvariantId::irq_delivered, *book, {},
                "{} raised interrupt {} at {} ns, which nobody heard ({}), and {} in all; until {} nobody made up for "
                "it",
                book->name(), book->unheard_vector, book->unheard_at_ns, book->unheard_why, book->unheard, moment);
-        book->unheard = 0;
+        book->forget_interrupts();
     }
 }
 

@@ -93,8 +93,8 @@ Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOr
     TRY(client.fd_preserve(fd_.memory, tokens));
     TRY(client.fd_preserve(fd_.state, tokens + 1));
     const u64 devices = fd_.devices.size();
-    iommufd_at_ = order.vfio_first ? 2 + devices : 2;
-    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, tokens + iommufd_at_));
+    iommufd_offset_ = order.vfio_first ? 2 + devices : 2;
+    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, tokens + iommufd_offset_));
     for (u64 device = 0; device < devices; ++device)
         TRY(client.fd_preserve(fd_.devices[device], (order.vfio_first ? tokens + 2 : tokens + 3) + device));
     TRY(client.fd_preserve(fd_.vm, tokens + 3 + devices));
@@ -103,7 +103,7 @@ Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOr
 }
 
 Result<> VirtualMachine::write_state() {
-    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0, iommufd_at_};
+    std::vector<u64> words{state_magic, memory_->size(), vm_->vcpus(), devices_.size(), 0, iommufd_offset_};
     if (iommufd_)
         for (const auto& [iova, mapping] : iommufd_->mappings()) {
             const u64 peer = mapping.peer ? u64{mapping.peer->segment} << 16 | mapping.peer->bdf.raw : 0;
@@ -141,9 +141,10 @@ Result<> VirtualMachine::undo_duties() {
     if (!duties_done_) return {};
     for (unsigned number = 0; number < devices_.size(); ++number) {
         if (!devices_[number]->present()) continue;
-        if (*duties_done_ == VmmDuties::disable)
+        if (*duties_done_ == VmmDuties::disable) {
             TRY(vm_->rewire(number));
-        else
+            vm_->inject(number);  // what came meanwhile is gone
+        } else
             TRY(devices_[number]->mask_interrupts(false));
     }
     duties_done_.reset();
@@ -165,7 +166,8 @@ Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) 
         words[2] > Kvm::vcpus_max || words[3] > guest_devices_max)
         return fail(Errno::einval);
     State state{words[1], words[2], words[3], words[5], {}, {}};
-    if (state.iommufd_at != 2 && state.iommufd_at != 2 + state.devices) return fail(Errno::einval);
+    if (state.devices && state.iommufd_offset != 2 && state.iommufd_offset != 2 + state.devices)
+        return fail(Errno::einval);
     const u64 needed = header_words + words[4] * mapping_words + words[2] * register_words;
     if (needed > words.size()) return fail(Errno::einval);
     u64 at = header_words;
@@ -204,9 +206,9 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
 
 Result<> VirtualMachine::restore_devices(luo::LuoClient& client, u64 tokens, const State& state,
                                          RestoreOptions options) {
-    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, tokens + state.iommufd_at, fd_.iommufd)));
+    const u64 iommufd = tokens + state.iommufd_offset, first = tokens + (state.iommufd_offset == 2 ? 3 : 2);
+    iommufd_ = std::dynamic_pointer_cast<IommufdFile>(TRY(retrieve(client, iommufd, fd_.iommufd)));
     if (!iommufd_) return fail(Errno::einval);
-    const u64 first = state.iommufd_at == 2 ? tokens + 3 : tokens + 2;
     for (u64 number = 0; number < state.devices; ++number) {
         i32 fd = -1;
         auto device = std::dynamic_pointer_cast<VfioFile>(TRY(retrieve(client, first + number, fd)));

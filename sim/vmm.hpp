@@ -7,15 +7,13 @@
 //
 //   create    memfd, VM, vCPUs, start
 //   attach    iommufd (one a VM) with all shared guest memory at IOVA = guest address; device; interrupts
-//   preserve  tokens T: memory, T+1: state file, T+2: iommufd, T+3…: devices in order of attach, then the VM's own file;
-//             or (vfio_first) T+2…: devices, then the iommufd
+//   preserve  tokens T: memory, T+1: state file, T+2: iommufd, T+3…: devices in order of attach, then the VM's own file
 //   duties    just before reboot: pause, state file written, interrupts of devices masked (or turned off)
 //   restore   memory, state, VM, iommufd, devices; the mappings made anew and the devices moved over (hotswap);
 //             registers; interrupts wired and one spurious one injected for each device; go on
 //
-// The state file, 64-bit words: magic, memory bytes, vCPUs, devices, mappings, token of the iommufd less T; for each
-// mapping iova, offset, bytes, rights, and of a peer's BAR its address (segment << 16 | bdf) and number + 1; then the
-// registers of each vCPU.
+// The state file, 64-bit words: magic, memory bytes, vCPUs, devices, mappings; for each mapping iova, offset, bytes,
+// rights, and of a peer's BAR its address (segment << 16 | bdf) and number + 1; then the registers of each vCPU.
 #pragma once
 
 #include <map>
@@ -86,8 +84,7 @@ private:
     Result<> make_state_file();
     Result<> write_state();
     struct State {
-        u64 memory_bytes = 0, vcpus = 0, devices = 0;
-        u64 iommufd_at = 0;  // its token, less the VM's first
+        u64 memory_bytes = 0, vcpus = 0, devices = 0, iommufd_offset = 0;
         struct Mapping {
             u64 iova, offset, bytes, prot, peer, bar;
         };
@@ -109,7 +106,7 @@ private:
     std::vector<std::shared_ptr<VfioFile>> devices_;
     Fd fd_;
     std::optional<u64> tokens_;
-    u64 iommufd_at_ = 2;
+    u64 iommufd_offset_ = 0;  // its token, from the first on
     std::optional<VmmDuties> duties_done_;
 };
 

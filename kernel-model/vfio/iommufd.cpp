@@ -168,7 +168,7 @@ Result<> IommufdFile::unmap(u64 iova, u64 bytes) {
 }
 
 Result<> IommufdFile::attach(const std::shared_ptr<VfioFile>& device) {
-    if (immutable) return fail(Errno::eperm);
+    if (immutable || device->preserved) return fail(Errno::eperm);
     if (!device->present()) return fail(Errno::enodev);
     const auto table = TRY(page_table());
     const auto current = kernel_.iommu.domain_of(device->device());

@@ -10,7 +10,8 @@
 // never changed, and goes when every device has been moved over to the file's own table (replace) and the update is
 // finished.
 //
-// Immutable: neither map, unmap nor attach (EPERM); what a preserved file is.
+// Immutable: neither map, unmap nor attach (EPERM); what a preserved file is. A preserved device cannot be attached to
+// anything either.
 //
 // Unhappy paths: 1. EPERM immutable. 2. EINVAL: not page aligned, beyond the file, empty. 3. EEXIST: overlaps a mapping;
 // ENOENT: unmap of what is no whole mapping. 4. ENOMEM. 5. EBUSY: the device is attached elsewhere; a mapping whose file

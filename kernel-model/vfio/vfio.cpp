@@ -81,6 +81,8 @@ Result<std::shared_ptr<VfioFile>> Vfio::open(PciDevice& device) {
     TRY(kernel_.pci.reset_function(device));
     const u32 command = kernel_.pci.read(device, pci::COMMAND, 2);
     kernel_.pci.write(device, pci::COMMAND, 2, command | pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
+    // The kernel before may have turned them off, for want of anything preserved below.
+    for (PciDevice* bridge = device.bridge; bridge; bridge = bridge->bridge) kernel_.pci.set_master(*bridge, true);
     kernel_.machine.device_referee.device_opened(file->id(), *device.hardware);
     return file;
 }

@@ -178,7 +178,7 @@ void IommuParticipant::unpreserve_unit(u32 segment) {
     preserved_units_.erase(at);
 }
 
-Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, PhysAddr domain) {
+Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device) {
     TRY(make_arrays());
     const auto unit = preserve_unit(device);
     if (!unit) {
@@ -187,7 +187,7 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, Phys
     }
     const auto attached = kernel_.iommu.domain_of(device);
     const abi::IommuDeviceSer ser{
-        {1, 0},   device.address.bdf.raw, device.address.segment, attached ? attached->domain_id : u64{0}, domain.raw,
+        {1, 0},   device.address.bdf.raw, device.address.segment, attached ? attached->domain_id : u64{0}, 0,
         unit->raw};
     const auto record = add_object(devices_, std::as_bytes(std::span(&ser, 1)), "iommu.device_ser");
     if (!record) {
@@ -197,6 +197,13 @@ Result<PhysAddr> IommuParticipant::preserve_device(const PciDevice& device, Phys
     }
     preserved_devices_[device.address] = *record;
     return *record;
+}
+
+void IommuParticipant::bind_device(const PciDevice& device, PhysAddr domain) {
+    const auto at = preserved_devices_.find(device.address);
+    INVARIANT(at != preserved_devices_.end());  // a preserved device is not attached to anything new
+    abi_write<u64>(kernel_.machine.ram, at->second + offsetof(abi::IommuDeviceSer, domain), domain.raw,
+                   "iommu.device_ser.domain");
 }
 
 void IommuParticipant::unpreserve_device(const PciDevice& device) {
@@ -309,6 +316,18 @@ bool IommuParticipant::collect_tables(PhysAddr table, unsigned level, std::vecto
 std::shared_ptr<IommuDomain> IommuParticipant::incoming_domain(PhysAddr record) const {
     const auto at = incoming_domains_.find(record);
     return at == incoming_domains_.end() ? nullptr : at->second;
+}
+
+bool IommuParticipant::names_another(PhysAddr record, PciAddress device) const {
+    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
+    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
+    return PciAddress{ser.pci_domain, Bdf(ser.devid)} != device;
+}
+
+bool IommuParticipant::attached_to(PhysAddr record, const IommuDomain& domain) const {
+    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
+    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
+    return incoming_domain(PhysAddr{ser.domain}).get() == &domain;
 }
 
 void IommuParticipant::finish_domain(PhysAddr record, bool under_devices) {

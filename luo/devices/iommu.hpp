@@ -37,8 +37,9 @@ public:
     // --- the old kernel: physical addresses of records ---
     Result<PhysAddr> preserve_domain(IommuDomain& domain);
     void unpreserve_domain(IommuDomain& domain);
-    /// `domain`: the record that preserve_domain() gave for what the device is attached to.
-    Result<PhysAddr> preserve_device(const PciDevice& device, PhysAddr domain);
+    Result<PhysAddr> preserve_device(const PciDevice& device);
+    /// `domain`: the record that preserve_domain() gave for what the device is attached to. May be called again.
+    void bind_device(const PciDevice& device, PhysAddr domain);
     void unpreserve_device(const PciDevice& device);
 
     // --- the new kernel ---
@@ -46,6 +47,10 @@ public:
     void probe();
     /// The domain of a record; nullptr: there is none, or it could not be rebuilt.
     std::shared_ptr<IommuDomain> incoming_domain(PhysAddr record) const;
+    /// Is there the record of an attachment at this address, and of another device?
+    bool names_another(PhysAddr record, PciAddress device) const;
+    /// Is it one to this domain?
+    bool attached_to(PhysAddr record, const IommuDomain& domain) const;
     /// Takes the domain out of the books and destroys it. Devices that nobody claimed lose their context entry first;
     /// those that were have left the domain. `under_devices`: they go on walking it (a planned fault).
     void finish_domain(PhysAddr record, bool under_devices = false);

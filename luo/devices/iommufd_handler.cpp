@@ -1,5 +1,7 @@
 #include "luo/devices/iommufd_handler.hpp"
 
+#include <algorithm>
+
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
 
@@ -11,6 +13,14 @@ constexpr u64 hwpt_token = 1;
 constexpr PhysAddr boot_uses_below{MiB};
 
 IommufdFile& iommufd(File& file) { return dynamic_cast<IommufdFile&>(file); }
+
+/// Whatever is mapped is a BAR, or memory of a file that goes over the kexec itself.
+bool memory_prepared(const IommufdFile& owner) {
+    return std::ranges::all_of(owner.mappings(), [](const auto& one) {
+        const auto& mapping = one.second;
+        return mapping.peer || (mapping.memory && mapping.memory->frozen());
+    });
+}
 
 }  // namespace
 
@@ -29,11 +39,10 @@ bool IommufdHandler::can_preserve(File& file) {
 Result<> IommufdHandler::prepare(File& file, u64& data) {
     IommufdFile& owner = iommufd(file);
     if (owner.restored && owner.restored->attached) return fail(Errno::ebusy);
-    for (const auto& [iova, mapping] : owner.mappings())
-        if (!mapping.peer && !(mapping.memory && mapping.memory->frozen())) {
-            REACHED("luo.iommufd.memory_not_preserved");
-            return fail(Errno::einval);
-        }
+    if (!memory_prepared(owner)) {
+        REACHED("luo.iommufd.memory_not_preserved");
+        return fail(Errno::einval);
+    }
     if (const auto iova = owner.mapped_below(boot_uses_below)) {
         REACHED("luo.iommufd.low_memory");
         kernel_.log.err("iommufd: IOVA {:#x} is mapped to memory below 1 MiB, which a booting kernel writes to",
@@ -54,19 +63,19 @@ Result<> IommufdHandler::prepare(File& file, u64& data) {
     owner.immutable = true;
     owner.preserved = true;
     prepared_[&owner] = {*record, domain};
-    if (const auto bound = on_prepared(owner); !bound) {
-        cancel(file, record->raw);
-        return bound;
-    }
     data = record->raw;
     return {};
 }
 
+Result<> IommufdHandler::freeze(File& file, u64&) {
+    if (memory_prepared(iommufd(file))) return {};
+    REACHED("luo.iommufd.memory_cancelled");
+    return fail(Errno::einval);
+}
+
 void IommufdHandler::cancel(File& file, u64 data) {
     IommufdFile& owner = iommufd(file);
-    if (data == 0 || !prepared_.contains(&owner)) return;
-    on_cancel(owner);
-    prepared_.erase(&owner);
+    if (data == 0 || !prepared_.erase(&owner)) return;
     pages_.release(PhysAddr{data});
     if (const auto table = owner.page_table()) iommu_.unpreserve_domain(**table);
     owner.immutable = false;

@@ -4,14 +4,15 @@
 // other memory would be freed by the kexec while devices write to it. None may lie below 1 MiB, where the next kernel
 // puts its trampoline before it knows what is preserved. 2. The page table is preserved, page by page; the
 // file is immutable from here on. 3. A record with the page table's token.
+// Freeze: the memory must still be prepared; its own event can have cancelled it since.
 // Retrieve: a file with the old page table (`restored`), and no mappings of its own: the VMM makes them anew, and moves
 // its devices over.
 // Finish: the old page table is destroyed, unless a device is still attached to it: then it stays until the last one
 // has been moved. A file that nobody retrieved is discarded: its devices are blocked first.
 //
-// Unhappy paths: 1. EINVAL: a mapping of anonymous memory, or of a memfd that is not prepared, or below 1 MiB. 2. EBUSY: a device still
-// uses the page table of the previous kernel. 3. ENOMEM, KHO's errno; what was done is undone. 4. Retrieve: ENOENT: the
-// record or the domain cannot be restored.
+// Unhappy paths: 1. EINVAL: a mapping of anonymous memory, or of a memfd that is not prepared, or below 1 MiB. 2. EBUSY:
+// a device still uses the page table of the previous kernel. 3. ENOMEM, KHO's errno; what was done is undone.
+// 4. Retrieve: ENOENT: the record or the domain cannot be restored.
 #pragma once
 
 #include "kernel-model/vfio/iommufd.hpp"
@@ -25,10 +26,10 @@ public:
 
     bool can_preserve(File& file) override;
     Result<> prepare(File& file, u64& data) override;
+    Result<> freeze(File& file, u64& data) override;
     void cancel(File& file, u64 data) override;
     Result<FileRef> retrieve(u64 data) override;
     void finish(File* file, u64 data, bool reclaimed) override;
-    bool provides(LuoCallback callback) const override { return callback != LuoCallback::freeze; }
 
     /// The record of a file that is prepared; nullopt: it is not.
     struct Prepared {
@@ -39,11 +40,6 @@ public:
     Result<std::shared_ptr<IommufdFile>> incoming(PhysAddr record);
     /// A device has left a page table of the previous kernel.
     void moved_over(IommufdFile& file);
-
-    /// Called when a file has been prepared (its errno undoes that), and before one is cancelled: devices that were
-    /// prepared and waited for it.
-    std::function<Result<>(IommufdFile&)> on_prepared;
-    std::function<void(IommufdFile&)> on_cancel;
 
 private:
     struct Incoming {

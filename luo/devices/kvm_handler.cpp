@@ -68,22 +68,33 @@ Result<FileRef> KvmHandler::retrieve(u64 data) {
     const PhysAddr record{data};
     if (!pages_.restore(record)) return fail(Errno::enoent);
     const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
-    pages_.free(record);
     if (ser.type != abi::KVM_TYPE_DEFAULT && ser.type != abi::KVM_TYPE_SNP) {
         REACHED("luo.kvm.type_unknown");
+        pages_.free(record);
         return fail(Errno::einval);
     }
     auto vm = kernel_.kvm.create_vm({});
-    if (ser.type == abi::KVM_TYPE_SNP) {
-        const PhysAddr context{ser.snp_context};
-        TRY(pages_.restore(context, FrameClass::kernel));
-        if (const auto adopted = vm->adopt_context({context.pfn(), Order{0}}); !adopted) {
-            REACHED("luo.kvm.context_unknown");
-            pages_.free(context);
-            return fail(adopted.error());
-        }
-    }
+    Result<> adopted;
+    if (ser.type == abi::KVM_TYPE_SNP) adopted = adopt_confidential(*vm, ser, record);
+    pages_.free(record);
+    if (!adopted) return fail(adopted.error());
     return FileRef(std::move(vm));
+}
+
+Result<> KvmHandler::adopt_confidential(VmFile& vm, const abi::KvmSer& ser, PhysAddr record) {
+    const Folio context{PhysAddr{ser.snp_context}.pfn(), Order{0}};
+    if (const auto restored = pages_.restore(context.pfn.phys(), FrameClass::kernel); !restored) {
+        REACHED("luo.kvm.context_lost");
+        reclaim_memory(ser, record);
+        return restored;
+    }
+    const auto adopted = vm.adopt_context(context);
+    if (!adopted) {
+        REACHED("luo.kvm.context_unknown");
+        reclaim_memory(ser, record);
+        give_back_context(context.pfn.phys());
+    }
+    return adopted;
 }
 
 void KvmHandler::finish(File* file, u64 data, bool reclaimed) {
@@ -96,15 +107,23 @@ void KvmHandler::finish(File* file, u64 data, bool reclaimed) {
 }
 
 void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
+    reclaim_memory(ser, record);
     const PhysAddr context{ser.snp_context};
-    if (!pages_.restore(context)) return;
-    PhysicalMemory& ram = kernel_.machine.ram;
+    if (pages_.restore(context)) give_back_context(context);
+}
+
+/// Private memory becomes the host's again, or whoever is given it next dies of an RMP fault.
+void KvmHandler::reclaim_memory(const abi::KvmSer& ser, PhysAddr record) {
+    const PhysicalMemory& ram = kernel_.machine.ram;
     const u64 frames = ram.bytes_max() >> page_shift;
     for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
         const auto run = ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
         if (run.pfn > frames || run.pages > frames - run.pfn) continue;
         static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
     }
+}
+
+void KvmHandler::give_back_context(PhysAddr context) {
     static_cast<void>(kernel_.machine.snp.destroy_context(context.pfn()));
     pages_.free(context);
 }

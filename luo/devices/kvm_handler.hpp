@@ -8,7 +8,8 @@
 // confidential VM that nobody retrieves is taken apart at finish: its frames are reclaimed, its context destroyed.
 //
 // Unhappy paths: 1. E2BIG: private memory in more pieces than a record holds. 2. ENOMEM, KHO's errno. 3. Retrieve:
-// ENOENT: record or context page cannot be restored, or the firmware does not know it; EINVAL: a type that is none.
+// ENOENT: record or context page cannot be restored, or the firmware does not know it; the private memory is the host's
+// again, so that whoever has the file of guest memory can close it. EINVAL: a type that is none.
 // Source: the record's first field is that of "liveupdate: kvm: Guest_memfd preservation"; the rest is ours, there is no
 // series for SEV-SNP.
 #pragma once
@@ -31,7 +32,10 @@ public:
 
 private:
     Result<std::vector<abi::KvmRun>> private_runs(const VmFile& vm) const;
+    Result<> adopt_confidential(VmFile& vm, const abi::KvmSer& ser, PhysAddr record);
     void discard_confidential(const abi::KvmSer& ser, PhysAddr record);
+    void reclaim_memory(const abi::KvmSer& ser, PhysAddr record);
+    void give_back_context(PhysAddr context);
     Kernel& kernel_;
     RecordPages pages_;
 };

@@ -144,17 +144,21 @@ void PciParticipant::boot(PhysAddr header) {
         throw KernelPanic(fmt::format("pci: live update version {} is not {}", ser.version, abi::PCI_VERSION));
     }
     incoming_pages_.push_back(header);
-    read_blocks(PhysAddr{ser.devices});
+    if (read_blocks(PhysAddr{ser.devices}) && incoming_.size() != ser.nr_devices) {
+        REACHED("luo.pci.count");
+        throw KernelPanic(
+            fmt::format("pci: the list of preserved devices has {}, not {}", incoming_.size(), ser.nr_devices));
+    }
     for (const auto& [address, slot] : incoming_) kernel_.pci.adopted.push_back(address);
 }
 
-void PciParticipant::read_blocks(PhysAddr first) {
+bool PciParticipant::read_blocks(PhysAddr first) {
     const PhysicalMemory& ram = kernel_.machine.ram;
     for (PhysAddr block = first; block.raw; block = PhysAddr{ram.read<u64>(block)}) {
         if (incoming_pages_.size() > blocks_max || !pages_.restore(block)) {
             REACHED("luo.pci.block_lost");
             kernel_.log.err("pci: a block of preserved devices at {:#x} cannot be restored", block.raw);
-            return;
+            return false;
         }
         incoming_pages_.push_back(block);
         const u64 slots = std::min<u64>(ram.read<abi::PciBlock>(block).slots, abi::pci_block_slots);
@@ -164,6 +168,7 @@ void PciParticipant::read_blocks(PhysAddr first) {
             if (ser.refcount) incoming_[{ser.domain, Bdf(ser.bdf)}] = {at, ser.refcount};
         }
     }
+    return true;
 }
 
 void PciParticipant::finish(PciDevice& device) {

@@ -56,7 +56,7 @@ private:
     void free_pages();
     void write_slot(PciAddress address, const Slot& slot);
     void boot(PhysAddr header);
-    void read_blocks(PhysAddr first);
+    bool read_blocks(PhysAddr first);  // false: one could not be restored
     void release_incoming();
     void removed(PciDevice& device);
 

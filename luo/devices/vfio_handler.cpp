@@ -33,8 +33,6 @@ VfioHandler::VfioHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrat
                                             late_binding_ = TRY(parse_bool_param(value));
                                             return {};
                                         }});
-    iommufd.on_prepared = [this](IommufdFile& owner) { return bind_waiting(owner); };
-    iommufd.on_cancel = [this](IommufdFile& owner) { unbind(owner); };
 }
 
 bool VfioHandler::can_preserve(File& file) {
@@ -52,7 +50,6 @@ Result<> VfioHandler::prepare(File& file, u64& data) {
         return done;
     }
     vfio.preserved = true;
-    prepared_[&vfio] = PhysAddr{data};
     return {};
 }
 
@@ -65,10 +62,8 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     ser.reset_works = device.express_cap != 0;
     for (unsigned bar = 0; bar < device.bars.size(); ++bar) ser.bar_bytes[bar] = device.bars[bar].bytes;
     abi_write(kernel_.machine.ram, record, ser, "vfio.ser");
-    const auto owner = vfio.iommufd.lock();
-    const bool later = late_binding_ && owner && !iommufd_.prepared(*owner);
-    if (owner && !later)
-        if (const auto attached = preserve_attachment(vfio, record); !attached) {
+    if (const auto owner = vfio.iommufd.lock())
+        if (const auto attached = preserve_attachment(vfio, *owner, record); !attached) {
             pages_.release(record);
             return attached;
         }
@@ -76,39 +71,28 @@ Result<> VfioHandler::preserve_all(VfioFile& vfio, u64& data) {
     return {};
 }
 
-Result<> VfioHandler::preserve_attachment(VfioFile& vfio, PhysAddr record) {
-    const auto owner = vfio.iommufd.lock();
-    const auto prepared = iommufd_.prepared(*owner);
-    if (!prepared) {
+Result<> VfioHandler::preserve_attachment(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record) {
+    if (!late_binding_ && !iommufd_.prepared(owner)) {
         REACHED("luo.vfio.iommufd_not_prepared");
         return fail(Errno::enoent);
     }
-    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device(), prepared->domain));
-    PhysicalMemory& ram = kernel_.machine.ram;
-    abi_write<u64>(ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw, "vfio.ser.iommufd");
-    abi_write<u64>(ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw, "vfio.ser.iommu_device");
+    const PhysAddr attachment = TRY(iommu_.preserve_device(vfio.device()));
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommu_device), attachment.raw,
+                   "vfio.ser.iommu_device");
     return {};
 }
 
-Result<> VfioHandler::bind_waiting(IommufdFile& owner) {
-    if (!late_binding_) return {};
-    for (const auto& device : owner.devices()) {
-        const auto waiting = prepared_.find(device.get());
-        if (waiting != prepared_.end()) TRY(preserve_attachment(*device, waiting->second));
+/// KHO is finalized by now, and no page can be preserved any more: words are written into records that are there.
+Result<> VfioHandler::bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record) {
+    const auto prepared = iommufd_.prepared(owner);
+    if (!prepared) {
+        REACHED("luo.vfio.iommufd_gone");
+        return fail(Errno::enoent);
     }
+    iommu_.bind_device(vfio.device(), prepared->domain);
+    abi_write<u64>(kernel_.machine.ram, record + offsetof(abi::VfioSer, iommufd), prepared->record.raw,
+                   "vfio.ser.iommufd");
     return {};
-}
-
-/// The iommufd will not be there: its devices are not attached to anything that could be found.
-void VfioHandler::unbind(IommufdFile& owner) {
-    PhysicalMemory& ram = kernel_.machine.ram;
-    for (const auto& device : owner.devices()) {
-        const auto bound = prepared_.find(device.get());
-        if (bound == prepared_.end()) continue;
-        iommu_.unpreserve_device(device->device());
-        abi_write<u64>(ram, bound->second + offsetof(abi::VfioSer, iommufd), 0, "vfio.ser.iommufd");
-        abi_write<u64>(ram, bound->second + offsetof(abi::VfioSer, iommu_device), 0, "vfio.ser.iommu_device");
-    }
 }
 
 Result<> VfioHandler::freeze(File& file, u64& data) {
@@ -117,11 +101,7 @@ Result<> VfioHandler::freeze(File& file, u64& data) {
         REACHED("luo.vfio.interrupts_on");
         return fail(Errno::ebusy);
     }
-    const auto ser = kernel_.machine.ram.read<abi::VfioSer>(PhysAddr{data});
-    if (ser.iommufd == 0 && vfio.iommufd.lock()) {
-        REACHED("luo.vfio.iommufd_missing");
-        return fail(Errno::enoent);
-    }
+    if (const auto owner = vfio.iommufd.lock()) TRY(bind(vfio, *owner, PhysAddr{data}));
     vfio.set_frozen(true);
     return {};
 }
@@ -131,7 +111,6 @@ void VfioHandler::cancel(File& file, u64 data) {
     if (data == 0 || !vfio.preserved) return;
     vfio.set_frozen(false);
     vfio.preserved = false;
-    prepared_.erase(&vfio);
     iommu_.unpreserve_device(vfio.device());
     pages_.release(PhysAddr{data});
     pci_.unpreserve(vfio.device());
@@ -141,6 +120,10 @@ void VfioHandler::cancel(File& file, u64 data) {
 
 PciDevice* VfioHandler::find_device(const abi::VfioSer& ser) const {
     const PciAddress address{ser.domain, Bdf(ser.bdf)};
+    if (iommu_.names_another(PhysAddr{ser.iommu_device}, address)) {
+        REACHED("luo.vfio.alias");
+        return nullptr;
+    }
     PciDevice* device = pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
     return device && !device->is_bridge ? device : nullptr;
 }
@@ -160,6 +143,10 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
         REACHED("luo.vfio.other_driver");
         return fail(Errno::enodev);
     }
+    if ((ser.iommufd != 0) != (ser.iommu_device != 0)) {
+        REACHED("luo.vfio.attachment_bad");
+        return fail(Errno::einval);
+    }
     if (!sizes_fit(*device, ser)) {
         REACHED("luo.vfio.sizes_bad");
         return fail(Errno::einval);
@@ -167,6 +154,10 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     for (unsigned bar = 0; bar < device->bars.size(); ++bar) device->bars[bar].bytes = ser.bar_bytes[bar];
     std::shared_ptr<IommufdFile> owner;
     if (ser.iommufd) owner = TRY(iommufd_.incoming(PhysAddr{ser.iommufd}));
+    if (owner && owner->restored && !iommu_.attached_to(PhysAddr{ser.iommu_device}, *owner->restored)) {
+        REACHED("luo.vfio.other_domain");
+        return fail(Errno::einval);
+    }
     auto file = TRY(kernel_.vfio.adopt(*device));
     if (owner) owner->adopt_device(file);
     return FileRef(std::move(file));

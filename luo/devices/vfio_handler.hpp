@@ -1,19 +1,21 @@
 // vfio-pci over a live update: the file handler "vfio-pci-v1".
 //
 // Prepare: 1. The function and its bridges are preserved with PCI. 2. Where it is attached through an iommufd, that
-// file must be preserved too: prepared before it (a lower token), or (`vfio_pci.late_binding=1` on the command line)
-// some time before freeze. 3. Its IOMMU attachment is preserved; with late binding, when the iommufd is prepared (at
-// freeze it is too late: KHO is finalized). 4. A record.
+// file must be preserved too: prepared before it (a lower token), or (`vfio_pci.late_binding=1` on the command line) by
+// the time of freeze. 3. Its IOMMU attachment is preserved. 4. A record.
 // Freeze: interrupts must be off (MSI-X disabled or masked): no message may come before the next kernel has handlers.
-// From then on the file answers to nothing. The function itself goes on: no reset.
+// The records are told of the iommufd, which can have been cancelled and prepared again since. From then on the file
+// answers to nothing. The function itself goes on: no reset.
 // Retrieve: the function is found by segment and BDF (it has no other identity), and its file made without touching it.
 // The iommufd it belongs to is found by its record, in any order.
 // Finish: PCI and the IOMMU forget that it came from elsewhere. A function that nobody retrieved is blocked and reset.
 //
-// Unhappy paths: 1. ENOENT: the iommufd is not prepared (at freeze, with late binding: it never was). 2. EBUSY: interrupts
-// are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM. 5. Retrieve: ENODEV: there is no
-// such function (the segment was cut to 16 bits; the bus has moved), or another driver has it; EINVAL: no BAR can have
-// such a size.
+// Unhappy paths: 1. ENOENT: the iommufd is not prepared (at freeze: it was cancelled, or with late binding never
+// prepared). 2. EBUSY: interrupts are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM.
+// 5. Retrieve: ENODEV: there is no such function (the segment was cut to 16 bits; the bus has moved), the record of its
+// IOMMU attachment names another one, or another driver has it. 6. Retrieve: EINVAL: it names an iommufd and no
+// attachment, or the other way round, or an attachment to the page table of another iommufd; or a BAR
+// would have a size that there cannot be.
 #pragma once
 
 #include "luo/devices/iommufd_handler.hpp"
@@ -34,9 +36,8 @@ public:
     void finish(File* file, u64 data, bool reclaimed) override;
 
 private:
-    Result<> preserve_attachment(VfioFile& vfio, PhysAddr record);
-    Result<> bind_waiting(IommufdFile& owner);
-    void unbind(IommufdFile& owner);
+    Result<> preserve_attachment(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
+    Result<> bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
     Result<> preserve_all(VfioFile& vfio, u64& data);
     PciDevice* find_device(const abi::VfioSer& ser) const;
     void finish_device(PciDevice& device, const abi::VfioSer& ser);
@@ -47,8 +48,7 @@ private:
     IommuParticipant& iommu_;
     IommufdHandler& iommufd_;
     bool late_binding_ = false;
-    std::map<const VfioFile*, PhysAddr> prepared_;  // their records
-    std::map<u64, abi::VfioSer> incoming_;          // records that were retrieved, by handle
+    std::map<u64, abi::VfioSer> incoming_;  // records that were retrieved, by handle
 };
 
 }  // namespace kexec_sim::luo

@@ -29,8 +29,9 @@ struct ArrayWorld : DeviceWorld {
         return *record;
     }
     PhysAddr preserved(std::string_view name, PhysAddr domain) {
-        const auto record = iommu().preserve_device(device(name), domain);
+        const auto record = iommu().preserve_device(device(name));
         REQUIRE(record);
+        iommu().bind_device(device(name), domain);
         return *record;
     }
     abi::IommuFlbSer top() { return ram().read<abi::IommuFlbSer>(handle("iommu")); }
@@ -97,7 +98,7 @@ TEST_CASE("whichever page of a unit cannot be preserved, its device and it are a
         world.attach(domain, "nic0");
         const auto held = world.held();
         world.plan(fault);
-        CHECK(errno_of(world.iommu().preserve_device(world.device("nic0"), PhysAddr{0x1000})) == Errno::enomem);
+        CHECK(errno_of(world.iommu().preserve_device(world.device("nic0"))) == Errno::enomem);
         CHECK(world.held() == held);
         CHECK(world.handle("iommu").raw == 0);
     }
@@ -232,7 +233,7 @@ TEST_CASE("a device on a bus that had none when its unit was preserved goes on a
     const PhysAddr two = world.preserved(second);
     const auto held = world.held();
     world.plan("iommu.preserve_table[unit]#1=fail(ENOMEM)");
-    CHECK(errno_of(world.iommu().preserve_device(world.device("nic1"), two)) == Errno::enomem);
+    CHECK(errno_of(world.iommu().preserve_device(world.device("nic1"))) == Errno::enomem);
     CHECK(world.held() == held);
     world.preserved("nic1", two);
     for (const char* name : {"nic0", "nic1"}) REQUIRE(world.participants().pci.preserve(world.device(name)));

@@ -160,8 +160,8 @@ TEST_CASE("duties quieten the devices as asked, and are undone") {
         CHECK(vm.devices()[0]->interrupts_on());
         world.kernel().irq.handle_pending();
         vm.vm().pause();
-        CHECK(vm.vm().get_registers(0)->pending_irq == row.masked);
-        REQUIRE(vm.undo_duties());  // once only
+        CHECK(vm.vm().get_registers(0)->pending_irq == 1);  // it was pending; or one is injected for what was lost
+        REQUIRE(vm.undo_duties());                          // once only
         CHECK_FALSE(vm.vm().running());
     }
 }

@@ -44,15 +44,6 @@ struct Unpromised {
 const std::map<std::string, Unpromised> unpromised = {
     {"bench.tree.compatible", {Notice::none, "the tree of the test bench: only a decoder reads what kind it is"}},
     {"bench.tree.finish", {Notice::step, "the same tree: its content is nobody's promise"}},
-    // Of devices: what no scenario shows yet.
-    {"iommu.object.deleted", {Notice::none, "no scenario hands over a list from which something was taken back"}},
-    {"kvm.ser.runs", {Notice::none, "read only for a confidential guest that nobody claims"}},
-    {"pci.ser.nr_devices", {Notice::none, "a number for people; the slots themselves say what is in use"}},
-    {"vfio.ser.iommu_device",
-     {Notice::none, "without it the array of devices stays allocated, restored but of no use"}},
-    {"vfio.ser.iommufd",
-     {Notice::step, "a device is moved over by its new owner; one that stays behind shows in a step"}},
-    {"luo.files.remove", {Notice::step, "nobody is promised a file that was taken back; restore answers otherwise"}},
 };
 
 /// Leaves one write out for as long as it lives.
@@ -81,18 +72,6 @@ Scenario with_last_jump(Scenario scenario) {
     scenario.steps.push_back(last);
     scenario.program.push_back({sim::ProgramOp::Kind::step, last.index, 0, 0});
     return scenario;
-}
-
-/// Runs to the end, whatever the steps answer: each that fails is run again as if its answer had been expected.
-RunResult run_to_the_end(Scenario scenario) {
-    for (std::size_t tries = scenario.steps.size();; --tries) {
-        RunResult result = run(scenario);
-        const auto failed =
-            std::ranges::find_if(result.steps, [](const auto& step) { return step.outcome == "fail"; });
-        if (tries == 0 || failed == result.steps.end()) return result;
-        if (scenario.steps[failed->index].expected == failed->result) return result;  // a loop's rounds differ
-        scenario.steps[failed->index].expected = failed->result;
-    }
 }
 
 std::set<std::string> findings_of(const RunResult& result) {

@@ -32,6 +32,9 @@ Scenario load(const std::filesystem::path& file);
 
 RunResult run(const Scenario& scenario, Isolation isolation = Isolation::inline_);
 
+/// Goes on where a step fails, as if what it gave had been expected.
+RunResult run_to_the_end(Scenario scenario);
+
 /// One event of a run: a line with its time, layer, name and fields.
 struct Event {
     Generation generation = 0;
