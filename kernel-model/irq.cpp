@@ -22,6 +22,7 @@ void Irq::handle_pending() {
             handler->second();
             continue;
         }
+        REACHED("irq.spurious");
         ++spurious_;
         kernel_.machine.trace.emit(Layer::kernel, "irq.spurious", {{"vector", u64{*vector}}});
     }

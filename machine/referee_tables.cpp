@@ -170,6 +170,7 @@ void DeviceReferee::Books::check_unpreserved_entries() {
         for (unsigned bus = 0; bus < 256; ++bus) {
             const auto root = entry_at<vtd::RootEntry>(machine.ram, iommu.root, static_cast<u8>(bus));
             if (!root || !root->present()) continue;
+            bool stranger = false;
             for (unsigned devfn = 0; devfn < 256; ++devfn) {
                 const auto context =
                     entry_at<vtd::ContextEntry>(machine.ram, root->context_table(), static_cast<u8>(devfn));
@@ -181,6 +182,8 @@ void DeviceReferee::Books::check_unpreserved_entries() {
                         (!owner || book->outgoing))
                         owner = book;
                 if (owner && owner->outgoing) continue;
+                // A table of garbage has an entry for everybody: the first that no device has speaks for them all.
+                if (!owner && std::exchange(stranger, true)) continue;
                 const std::pmr::string name =
                     owner ? text_of(owner->name())
                           : referee.text("{:04x}:{:02x}:{:02x}.{}", segment, bus, source.device(), source.function());

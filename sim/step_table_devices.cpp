@@ -144,7 +144,7 @@ void add_vms(std::vector<StepSpec>& steps) {
     steps.push_back(on_vm(StepId::vm_verify, "vm.verify", "Compares guest memory and vCPUs with what the guest must have come to."));
     StepSpec preserve = on_vm(StepId::vm_preserve, "vm.preserve", "What a VMM agent does before `luo.prepare`: preserves its files one by one. Its last duties follow in `kexec`.");
     preserve.fields.push_back(tokens());
-    preserve.fields.push_back(one_of(optional("order", Type::choice, "in which order it preserves them; `vfio-first` is the wrong one", "default"), orders));
+    preserve.fields.push_back(one_of(optional("order", Type::choice, "in which order it preserves them; `vfio-first` needs late binding", "default"), orders));
     preserve.opens_luo = true;
     steps.push_back(std::move(preserve));
     steps.push_back({.id = StepId::vm_restore, .name = "vm.restore", .group = group, .form = Form::map,

@@ -10,6 +10,7 @@ constexpr u64 mapping_words = 6;
 constexpr u64 register_words = sizeof(GuestRegisters) / sizeof(u64);
 static_assert(sizeof(GuestRegisters) % sizeof(u64) == 0);
 constexpr u64 header_words = 6;
+constexpr u64 bars_max = 6;
 /// Room for what is mapped later (peers).
 constexpr u64 mappings_max = 32;
 
@@ -175,7 +176,7 @@ Result<VirtualMachine::State> VirtualMachine::read_state(const ShmemFile& file) 
     std::vector<u64> words(file.size() / sizeof(u64));
     static_cast<void>(TRY(file.read(0, std::as_writable_bytes(std::span(words)))));
     if (words.size() < header_words || words[0] != state_magic || words[4] > mappings_max ||
-        words[2] > Kvm::vcpus_max)
+        words[2] > Kvm::vcpus_max || words[3] > guest_devices_max || words[5] > 1)
         return fail(Errno::einval);
     State state{words[1], words[2], words[3], words[5] != 0, {}, {}};
     const u64 needed = header_words + words[4] * mapping_words + words[2] * register_words;
@@ -202,6 +203,7 @@ Result<> VirtualMachine::restore(luo::LuoClient& client, u64 tokens, RestoreOpti
     state_file_ = std::dynamic_pointer_cast<ShmemFile>(TRY(retrieve(client, tokens + 1, fd_.state)));
     if (!memory_ || !state_file_) return fail(Errno::einval);
     const State state = TRY(read_state(*state_file_));
+    if (memory_->size() != state.memory_bytes) return fail(Errno::einval);
     vm_ = std::dynamic_pointer_cast<VmFile>(TRY(retrieve(client, tokens + 3 + state.devices, fd_.vm)));
     if (!vm_) return fail(Errno::einval);
     kernel_.machine.device_referee.guest_retrieved(name_, vm_->id());
@@ -234,6 +236,7 @@ Result<> VirtualMachine::hotswap(const State& state) {
             TRY(iommufd_->map(mapping.iova, memory_, mapping.offset, mapping.bytes, mapping.prot));
             continue;
         }
+        if (mapping.bar > bars_max) return fail(Errno::einval);
         const PciAddress peer{static_cast<u32>(mapping.peer >> 16), Bdf(mapping.peer & 0xffff)};
         const PciDevice* device = kernel_.pci.find(peer);
         if (!device) return fail(Errno::enodev);

@@ -4,7 +4,7 @@
 //
 // A mapping uses the largest page that address and length allow. Table pages are ordinary folios of order 0; an
 // unmapped range leaves its tables where they are until the domain is destroyed (as the generic page-table code does
-// for partial ranges), but for tables that a large page would replace, which are freed after invalidation.
+// for partial ranges), and a large mapping stays below those that it finds.
 //
 // `immutable`: neither map nor unmap (EPERM); what a preserved domain is.
 //

@@ -91,6 +91,12 @@ void IommuDriver::adopt_root(Unit& unit, const InheritedUnit& heritage) {
             if (entry.present() && entry.context_table() == context.phys())
                 unit.contexts[static_cast<u8>(bus)] = context;
         }
+    // A context table that was made after the unit was preserved is nobody's memory by now.
+    for (unsigned bus = 0; bus < 256; ++bus) {
+        const PhysAddr at = unit.root.phys() + bus * sizeof(vtd::RootEntry);
+        if (ram.read<vtd::RootEntry>(at).present() && !unit.contexts.contains(static_cast<u8>(bus)))
+            ram.write(at, vtd::RootEntry{});
+    }
     for (const auto& [bus, table] : unit.contexts)
         for (unsigned devfn = 0; devfn < 256; ++devfn) {
             const auto entry = ram.read<vtd::ContextEntry>(table.phys() + devfn * sizeof(vtd::ContextEntry));
@@ -151,6 +157,7 @@ void IommuDriver::submit(Unit& unit, const Command& asked) {
         write(unit, vtd::IQT, 8, unit.queue_tail);
     }
     if (ram.read<u32>(status) != wait_token) {
+        REACHED("iommu.queue.stuck");
         kernel_.log.err("DMAR: unit {:#x}: invalidation did not complete", unit.registers.raw);
     }
 }

@@ -27,9 +27,8 @@ Result<> VmFile::set_memory(std::shared_ptr<ShmemFile> memory) {
     if (memory_ || memory->size() == 0 || memory->size() % page_bytes) return fail(Errno::einval);
     // Every page is there from the start, so that no guest waits for memory.
     TRY(memory->pin_all());
-    memory->unpin_all();
+    if (!context_) memory->unpin_all();  // private pages may not move
     memory_ = std::move(memory);
-    if (context_) TRY(memory_->pin_all());  // private pages may not move
     return {};
 }
 
@@ -169,12 +168,15 @@ void VmFile::run(u64 steps) {
 void VmFile::release() {
     if (context_ && !preserved) {
         SnpFirmware& snp = kernel_.machine.snp;
-        for_each_frame(*memory_, private_bytes() >> page_shift,
-                       [&](PfnRange frames, u64) { static_cast<void>(snp.reclaim(frames)); });
+        // One that was restored may never have been given its memory.
+        if (memory_) {
+            for_each_frame(*memory_, private_bytes() >> page_shift,
+                           [&](PfnRange frames, u64) { static_cast<void>(snp.reclaim(frames)); });
+            memory_->unpin_all();
+        }
         static_cast<void>(snp.destroy_context(context_->pfn));
         kernel_.pages.free_folio(*context_);
         kernel_.kvm.free_asid(asid_);
-        memory_->unpin_all();
     }
     context_.reset();
     running_ = false;

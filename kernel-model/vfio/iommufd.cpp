@@ -18,6 +18,9 @@ std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes) {
     return frames;
 }
 
+/// IOMMU_IOAS_MAP_READABLE and WRITEABLE: one of them at least, and nothing else that could get into an entry.
+bool are_rights(u64 prot) { return prot != 0 && (prot & ~(vtd::PTE_READ | vtd::PTE_WRITE)) == 0; }
+
 }  // namespace
 
 IommufdFile::IommufdFile(Kernel& kernel, u64 id, std::string name)
@@ -76,7 +79,8 @@ Result<> IommufdFile::map_frames(u64 iova, std::span<const PfnRange> frames, u64
 
 Result<> IommufdFile::map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u64 offset, u64 bytes, u64 prot) {
     TRY(usable(iova, bytes));
-    if (offset % page_bytes || offset > memory->size() || bytes > align_up(memory->size(), page_bytes) - offset)
+    if (!are_rights(prot) || offset % page_bytes || offset > memory->size() ||
+        bytes > align_up(memory->size(), page_bytes) - offset)
         return fail(Errno::einval);
     TRY(memory->pin_all());
     const auto frames = frames_of(*memory, offset, bytes);
@@ -109,6 +113,7 @@ std::optional<u64> IommufdFile::mapped_below(PhysAddr limit) const {
 
 Result<> IommufdFile::map_anonymous(u64 iova, u64 bytes, u64 prot) {
     TRY(usable(iova, bytes));
+    if (!are_rights(prot)) return fail(Errno::einval);
     Mapping mapping;
     mapping.bytes = bytes;
     mapping.prot = prot;
@@ -128,6 +133,8 @@ Result<> IommufdFile::map_peer(u64 iova, const PciDevice& peer, unsigned bar, u6
     if (bar >= peer.bars.size() || peer.bars[bar].address == 0) return fail(Errno::einval);
     if (!peer.adopted && !kernel_.vfio.file_of(peer)) return fail(Errno::eacces);
     TRY(usable(iova, bytes));
+    // Of an incoming function that nobody has restored yet the size is not known.
+    if (peer.bars[bar].bytes && bytes > peer.bars[bar].bytes) return fail(Errno::einval);
     const auto table = TRY(page_table());
     TRY(table->map(iova, phys_range(PhysAddr{peer.bars[bar].address}, bytes), vtd::PTE_READ | vtd::PTE_WRITE));
     kernel_.machine.device_referee.domain_mapped_peer(domain_key(), iova, bytes, *peer.hardware);

@@ -1,5 +1,7 @@
 #include "luo/devices/iommu.hpp"
 
+#include <algorithm>
+
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
 
@@ -121,13 +123,14 @@ void IommuParticipant::unpreserve_domain(IommuDomain& domain) {
 }
 
 Result<PhysAddr> IommuParticipant::preserve_unit(const PciDevice& device) {
+    const auto view = kernel_.iommu.unit_of(device);
+    INVARIANT(view.has_value());  // it is attached
     const auto known = preserved_units_.find(device.address.segment);
     if (known != preserved_units_.end()) {
+        TRY(preserve_new_contexts(known->second, *view));
         ++known->second.references;
         return known->second.record;
     }
-    const auto view = kernel_.iommu.unit_of(device);
-    INVARIANT(view.has_value());  // it is attached
     Unit unit;
     unit.references = 1;
     std::vector<Pfn> tables{view->root_table.pfn()};
@@ -135,10 +138,7 @@ Result<PhysAddr> IommuParticipant::preserve_unit(const PciDevice& device) {
     TRY(preserve_tables(tables, "unit", unit.tables));
     abi::IommuHwSer ser{{1, 0}, view->registers.raw, abi::IOMMU_TYPE_VTD, view->registers.raw, view->root_table.raw,
                         {}};
-    for (unsigned bus = 0; bus < 256; ++bus) {
-        const auto root = kernel_.machine.ram.read<vtd::RootEntry>(view->root_table + bus * sizeof(vtd::RootEntry));
-        if (root.present()) ser.contexts[bus / 64] |= u64{1} << bus % 64;
-    }
+    fill_contexts(ser);
     const auto record = add_object(units_, std::as_bytes(std::span(&ser, 1)), "iommu.hw_ser");
     if (!record) {
         for (const Pfn table : unit.tables) pages_.unpreserve(table);
@@ -147,6 +147,27 @@ Result<PhysAddr> IommuParticipant::preserve_unit(const PciDevice& device) {
     unit.record = *record;
     preserved_units_[device.address.segment] = unit;
     return *record;
+}
+
+/// A device of a bus that had none when the unit was preserved brings a context table of its own.
+Result<> IommuParticipant::preserve_new_contexts(Unit& unit, const IommuDriver::UnitView& view) {
+    std::vector<Pfn> fresh, done;
+    for (const Pfn table : view.context_tables)
+        if (std::ranges::find(unit.tables, table) == unit.tables.end()) fresh.push_back(table);
+    if (fresh.empty()) return {};
+    TRY(preserve_tables(fresh, "unit", done));
+    unit.tables.insert(unit.tables.end(), done.begin(), done.end());
+    auto ser = kernel_.machine.ram.read<abi::IommuHwSer>(unit.record);
+    fill_contexts(ser);
+    abi_write(kernel_.machine.ram, unit.record, ser, "iommu.hw_ser");
+    return {};
+}
+
+void IommuParticipant::fill_contexts(abi::IommuHwSer& ser) const {
+    for (unsigned bus = 0; bus < 256; ++bus) {
+        const PhysAddr at{ser.root_table + bus * sizeof(vtd::RootEntry)};
+        if (kernel_.machine.ram.read<vtd::RootEntry>(at).present()) ser.contexts[bus / 64] |= u64{1} << bus % 64;
+    }
 }
 
 void IommuParticipant::unpreserve_unit(u32 segment) {

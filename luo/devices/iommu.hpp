@@ -62,11 +62,18 @@ private:
     struct Array {
         std::vector<PhysAddr> pages;
     };
+    struct Unit {
+        PhysAddr record;
+        u32 references = 0;
+        std::vector<Pfn> tables;
+    };
     Result<> make_arrays();
     void free_arrays_if_empty();
     Result<PhysAddr> add_object(Array& array, std::span<const std::byte> object, std::string_view site);
     void delete_object(PhysAddr object);
     Result<PhysAddr> preserve_unit(const PciDevice& device);
+    Result<> preserve_new_contexts(Unit& unit, const IommuDriver::UnitView& view);
+    void fill_contexts(abi::IommuHwSer& ser) const;
     void unpreserve_unit(u32 segment);
     Result<> preserve_tables(std::span<const Pfn> tables, std::string_view name, std::vector<Pfn>& done);
 
@@ -84,11 +91,6 @@ private:
     // Outgoing.
     PhysAddr top_;
     Array units_, domains_, devices_;
-    struct Unit {
-        PhysAddr record;
-        u32 references = 0;
-        std::vector<Pfn> tables;
-    };
     std::map<u32, Unit> preserved_units_;  // by segment
     struct Domain {
         PhysAddr record;

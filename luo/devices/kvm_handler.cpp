@@ -26,6 +26,7 @@ Result<std::vector<abi::KvmRun>> KvmHandler::private_runs(const VmFile& vm) cons
     for (const FileExtent& extent : vm.memory()->extents())
         if (extent.index < pages) runs.push_back({extent.pfn.raw, std::min(extent.pages, pages - extent.index)});
     if (runs.size() > abi::kvm_runs_max) {
+        REACHED("luo.kvm.too_many_runs");
         return fail(Errno::e2big);
     }
     return runs;
@@ -67,6 +68,11 @@ Result<FileRef> KvmHandler::retrieve(u64 data) {
     const PhysAddr record{data};
     if (!pages_.restore(record)) return fail(Errno::enoent);
     const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
+    if (ser.type != abi::KVM_TYPE_DEFAULT && ser.type != abi::KVM_TYPE_SNP) {
+        REACHED("luo.kvm.type_unknown");
+        pages_.free(record);
+        return fail(Errno::einval);
+    }
     auto vm = kernel_.kvm.create_vm({});
     Result<> adopted;
     if (ser.type == abi::KVM_TYPE_SNP) adopted = adopt_confidential(*vm, ser, record);
@@ -109,8 +115,10 @@ void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
 /// Private memory becomes the host's again, or whoever is given it next dies of an RMP fault.
 void KvmHandler::reclaim_memory(const abi::KvmSer& ser, PhysAddr record) {
     const PhysicalMemory& ram = kernel_.machine.ram;
+    const u64 frames = ram.bytes_max() >> page_shift;
     for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
         const auto run = ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        if (run.pfn > frames || run.pages > frames - run.pfn) continue;
         static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
     }
 }

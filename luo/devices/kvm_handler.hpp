@@ -9,7 +9,7 @@
 //
 // Unhappy paths: 1. E2BIG: private memory in more pieces than a record holds. 2. ENOMEM, KHO's errno. 3. Retrieve:
 // ENOENT: record or context page cannot be restored, or the firmware does not know it; the private memory is the host's
-// again, so that whoever has the file of guest memory can close it.
+// again, so that whoever has the file of guest memory can close it. EINVAL: a type that is none.
 // Source: the record's first field is that of "liveupdate: kvm: Guest_memfd preservation"; the rest is ours, there is no
 // series for SEV-SNP.
 #pragma once

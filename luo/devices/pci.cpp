@@ -173,14 +173,14 @@ bool PciParticipant::read_blocks(PhysAddr first) {
 
 void PciParticipant::finish(PciDevice& device) {
     if (!incoming(device.address)) return;
-    device.adopted = false;
-    for (const PciDevice* at = &device; at; at = at->bridge) {
+    for (PciDevice* at = &device; at; at = at->bridge) {
         const auto slot = incoming_.find(at->address);
         if (slot == incoming_.end()) continue;
-        if (--slot->second.refcount != 0) continue;
+        if (at->is_bridge && --slot->second.refcount != 0) continue;
         incoming_.erase(slot);
+        at->adopted = false;
+        std::erase(kernel_.pci.adopted, at->address);
     }
-    std::erase(kernel_.pci.adopted, device.address);
     if (incoming_.empty()) release_incoming();
 }
 

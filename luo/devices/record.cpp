@@ -34,8 +34,9 @@ void RecordPages::unpreserve(Pfn page) {
 }
 
 Result<> RecordPages::restore(PhysAddr page, FrameClass as) {
-    if (!in_ram(page)) return fail(Errno::enoent);
+    if (!in_ram(page) || restored_.contains(page)) return fail(Errno::enoent);
     TRY(kho_.restore_folio(page, who_, as));
+    restored_.insert(page);
     return {};
 }
 

@@ -1,6 +1,7 @@
 // A page of its own for something that is handed over: allocated, filled, preserved; restored and freed by the heir.
 #pragma once
 
+#include <set>
 #include <string_view>
 
 #include "kernel-model/kernel.hpp"
@@ -27,7 +28,8 @@ public:
     /// Preserves, or gives up, a folio that somebody else owns.
     Result<> preserve(Pfn page) { return kho_.preserve_folio({page, Order{0}}, who_); }
     void unpreserve(Pfn page);
-    /// A page of the previous kernel. ENOENT: KHO knows none there, or it lies outside RAM.
+    /// A page of the previous kernel. ENOENT: KHO knows none there, it lies outside RAM, or it was restored before: where
+    /// records form a circle, editions without page magic would not notice.
     Result<> restore(PhysAddr page) { return restore(page, class_); }
     Result<> restore(PhysAddr page, FrameClass as);
     void free(PhysAddr page) { kernel_.pages.free_folio({page.pfn(), Order{0}}); }
@@ -41,6 +43,7 @@ private:
     Orchestrator& orchestrator_;
     std::string_view who_;
     FrameClass class_;
+    std::set<PhysAddr> restored_;
 };
 
 /// A subsystem whose data handle is the address of a page that is made with the first thing to hand over, and goes with

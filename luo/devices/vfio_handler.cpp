@@ -1,5 +1,7 @@
 #include "luo/devices/vfio_handler.hpp"
 
+#include <bit>
+
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
 
@@ -7,6 +9,15 @@ namespace kexec_sim::luo {
 namespace {
 
 VfioFile& vfio_file(File& file) { return dynamic_cast<VfioFile&>(file); }
+
+/// A BAR is a power of two long, and lies at a multiple of that.
+bool sizes_fit(const PciDevice& device, const abi::VfioSer& ser) {
+    for (unsigned bar = 0; bar < device.bars.size(); ++bar) {
+        const u64 bytes = ser.bar_bytes[bar];
+        if (bytes && (!std::has_single_bit(bytes) || bytes < 16 || device.bars[bar].address % bytes)) return false;
+    }
+    return true;
+}
 
 }  // namespace
 
@@ -113,7 +124,8 @@ PciDevice* VfioHandler::find_device(const abi::VfioSer& ser) const {
         REACHED("luo.vfio.alias");
         return nullptr;
     }
-    return pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
+    PciDevice* device = pci_.incoming(address) ? kernel_.pci.find(address) : nullptr;
+    return device && !device->is_bridge ? device : nullptr;
 }
 
 Result<FileRef> VfioHandler::retrieve(u64 data) {
@@ -123,7 +135,7 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     pages_.free(record);
     incoming_[data] = ser;
     PciDevice* device = find_device(ser);
-    if (!device || device->is_bridge) {
+    if (!device) {
         REACHED("luo.vfio.no_such_device");
         return fail(Errno::enodev);
     }
@@ -133,6 +145,10 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     }
     if ((ser.iommufd != 0) != (ser.iommu_device != 0)) {
         REACHED("luo.vfio.attachment_bad");
+        return fail(Errno::einval);
+    }
+    if (!sizes_fit(*device, ser)) {
+        REACHED("luo.vfio.sizes_bad");
         return fail(Errno::einval);
     }
     for (unsigned bar = 0; bar < device->bars.size(); ++bar) device->bars[bar].bytes = ser.bar_bytes[bar];

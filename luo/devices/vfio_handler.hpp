@@ -14,7 +14,8 @@
 // prepared). 2. EBUSY: interrupts are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM.
 // 5. Retrieve: ENODEV: there is no such function (the segment was cut to 16 bits; the bus has moved), the record of its
 // IOMMU attachment names another one, or another driver has it. 6. Retrieve: EINVAL: it names an iommufd and no
-// attachment, or the other way round, or an attachment to the page table of another iommufd.
+// attachment, or the other way round, or an attachment to the page table of another iommufd; or a BAR
+// would have a size that there cannot be.
 #pragma once
 
 #include "luo/devices/iommufd_handler.hpp"

@@ -13,12 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "kho/kho.hpp"
-#include "luo/client.hpp"
-#include "luo/memfd_handler.hpp"
-#include "luo/orchestrator.hpp"
 #include "luo/scripted_subsystem.hpp"
+#include "tests/support/errno_of.hpp"
 #include "tests/support/findings.hpp"
+#include "tests/support/luo_kernel.hpp"
 
 namespace kexec_sim::luo {
 
@@ -28,21 +26,8 @@ struct LuoOptions {
     std::vector<std::string> without = {};
     std::string faults = {};
     u64 memory = 256 * MiB;
-};
-
-/// What a kernel is made of, in the order in which it goes.
-struct LuoKernel {
-    LuoKernel(Machine& machine, const KernelConfig& config, BootParams params)
-        : kernel(machine, config, std::move(params)),
-          kho(kernel, kho::edition_for_profile(config.profile)),
-          luo(kernel, kho, *edition_for_profile(config.profile)),
-          memfd(kernel, kho, luo) {}
-
-    Kernel kernel;
-    kho::Kho kho;
-    Orchestrator luo;
-    MemfdHandler memfd;
-    std::unique_ptr<LuoClient> client;
+    std::vector<PciDeviceConfig> devices = {};  // with an IOMMU a segment
+    bool preserve_devices = false;
 };
 
 class LuoWorld {
@@ -50,7 +35,10 @@ public:
     explicit LuoWorld(LuoOptions options_ = {}) : options(std::move(options_)) {
         MachineConfig config;
         config.node_bytes = {options.memory};
+        config.devices = options.devices;
+        config.iommu = !options.devices.empty();
         machine = make_machine(config);
+        if (!options.devices.empty()) machine->reset_devices();
         if (!options.faults.empty()) plan(options.faults);
         boot(firmware_boot(*machine, request()));
     }
@@ -73,9 +61,6 @@ public:
     Errno freeze() { return errno_of(luo().request(LuoEvent::freeze)); }
     Errno cancel() { return errno_of(luo().request(LuoEvent::cancel)); }
     Errno finish() { return errno_of(luo().request(LuoEvent::finish)); }
-    template <typename T> static Errno errno_of(const Result<T>& result) {
-        return result ? Errno::ok : result.error();
-    }
 
     KexecRequest request() const {
         KexecRequest wanted;
@@ -150,6 +135,7 @@ private:
         config.profile = options.profile;
         config.strict_defects = options.strict;
         config.without = options.without;
+        config.preserve_devices = options.preserve_devices;
         running = std::make_unique<LuoKernel>(*machine, config, std::move(params));
         running->kernel.boot();
         machine->referee.user_space_reached();

@@ -54,7 +54,7 @@ TEST_CASE("every event has in every state the result and the successor of the ta
         LuoWorld world(options);
         bring_to(world, row.from);
         INFO(luo_state_name(row.from) << ", event " << static_cast<int>(row.event));
-        CHECK(LuoWorld::errno_of(world.luo().request(row.event)) == row.result);
+        CHECK(errno_of(world.luo().request(row.event)) == row.result);
         CHECK(world.luo().state() == row.to);
         const std::string_view target = row.event == E::prepare  ? "prepared"
                                         : row.event == E::freeze ? "frozen"

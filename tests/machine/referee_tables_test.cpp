@@ -177,6 +177,14 @@ TEST_CASE("an entry of a device that is not preserved is found at the jump") {
         world.leave_frozen();
         REQUIRE(world.only().resource == "0000:00:08.1");
     }
+    SECTION("a table full of them is one finding") {
+        world.clear_context(world.other);
+        for (unsigned devfn = 0x41; devfn < 0x100; ++devfn)
+            world.machine.ram.write(Pfn{context_pfn}.phys() + 16 * devfn,
+                                    vtd::ContextEntry::translated(PhysAddr{0}, vtd::width_4_levels, 1));
+        world.leave_frozen();
+        REQUIRE(world.only().resource == "0000:00:08.1");
+    }
 }
 
 TEST_CASE("a table that a device still walks is not the allocator's") {
