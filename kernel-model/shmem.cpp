@@ -92,7 +92,8 @@ Result<> ShmemFile::truncate(u64 size) {
     if (frozen_) return fail(Errno::eperm);  // to the same size too
     if (size < size_) {
         zero_in_page(size, align_up(size, page_bytes));
-        remove_pages(pages_for(size), pages_for(size_));
+        // Large folios may reach beyond the size.
+        if (!extents_.empty()) remove_pages(pages_for(size), extents_.back().index + extents_.back().pages);
     }
     size_ = size;
     kernel_.machine.trace.emit(Layer::kernel, "file.truncate", {{"file", id()}, {"size", size}});

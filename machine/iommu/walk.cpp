@@ -133,6 +133,7 @@ FaultReason Iommu::walk_pages(Bdf source, const vtd::ContextEntry& context, u64 
         if (function) name = function->name();
         action = machine_.faults.visit(FaultPoint::iommu_walk, name);
     }
+    if (action && action->kind == FaultKind::fail) return FaultReason::bad_next_table;
     u64 rights = vtd::PTE_READ | vtd::PTE_WRITE;
     PhysAddr table = context.top_table();
     for (unsigned level = vtd::levels_of_width(context.width());; --level) {

@@ -185,7 +185,7 @@ TEST_CASE("the page table of the previous kernel is kept until the last device h
     CHECK(fd->mappings().empty());
     const PhysAddr table = old->top().phys();
     REQUIRE(world.finish() == Errno::ok);
-    CHECK(world.logged("iommufd: 1 devices use the preserved page table: it is kept"));
+    CHECK(world.logged("iommufd: the preserved page table is kept, 1 device(s) use it"));
     CHECK(world.is_folio(table));
     CHECK(world.reaches("nic0", world.iova) == world.shmem(memory)->extents()[0].pfn.phys().raw);
     REQUIRE(world.client().fd_preserve(memory, 1));

@@ -47,15 +47,21 @@ TEST_CASE("an engine that ticks through a live update gives no finding, and its 
     EngineWorld world;
     world.ticks(3);
     world.promise();
+    world.devices.blackout_begins();
     world.ticks(3);
+    world.devices.blackout_called_off();  // and so they do not count
+    world.devices.blackout_begins();
     world.freeze();
     world.ticks(2);
     world.leave();
     world.ticks(5);
+    CHECK(world.devices.engine("nic0").completions_in_blackouts == 7);
     world.arrive({frames(memory_pfn, memory_pages + 1)});
     world.ticks(2);
+    CHECK(world.devices.engine("nic0").completions_in_blackouts == 7);
     world.claim();
     world.attach(2, 21);
+    world.devices.guest_goes_on();
     world.ticks(9);
     world.finish();
     world.ticks(1);
@@ -63,7 +69,7 @@ TEST_CASE("an engine that ticks through a live update gives no finding, and its 
     REQUIRE(world.ids() == "");
     const DeviceReferee::EngineCounters counters = world.devices.engine("nic0");
     REQUIRE(counters.completions == 25);
-    REQUIRE(counters.completions_in_blackouts == 7);
+    REQUIRE(counters.completions_in_blackouts == 9);
     REQUIRE(counters.lost == 0);
     REQUIRE(world.devices.totals().completions == 25);
     REQUIRE(world.devices.totals().gaps == 0);
