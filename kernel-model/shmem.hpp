@@ -3,8 +3,8 @@
 // The page cache of a file is a list of extents, index -> frames (folios in RAM, movable until pinned). Indexes without
 // a frame are holes and read as zeros; a write allocates. Folios have order 0, and where transparent_hugepage_shmem says
 // so order 9: at a multiple of 2 MiB, for a hole that lies below the size as a whole; where there is none, single pages
-// do. A part of a large folio that leaves the file is filled with zeros, and goes with the rest of it. A mapping can be frozen (a plain kernel concept
-// here): while it is, the size cannot change and holes cannot be made.
+// do. A part of a large folio that leaves the file is filled with zeros, and goes with the rest of it. A mapping can be
+// frozen (a plain kernel concept here): while it is, the size cannot change and holes cannot be made.
 //
 //   index   0    1    2    3    4            size 18 KiB
 //   frame   |A0  |A1  | -- |B7  |B8 (partly beyond the size: zero)

@@ -45,18 +45,24 @@ bool MemfdHandler::can_preserve(File& file) {
 
 Result<> MemfdHandler::prepare(File& file, u64& data) {
     ShmemFile& memfd = shmem(file);
-    const bool was_frozen = memfd.frozen();  // under another token
     const auto thaw_and_fail = [&](Errno error) {
-        if (!was_frozen) memfd.thaw_mapping();
+        if (!prepared(memfd)) memfd.thaw_mapping();
         return fail(error);
     };
     memfd.freeze_mapping();
-    if ((memfd.size() + page_bytes - 1) >> page_shift > abi::memfd_pages_max) return thaw_and_fail(Errno::e2big);
-    if (const auto pinned = memfd.pin_all(); !pinned) return thaw_and_fail(pinned.error());
+    if ((memfd.size() + page_bytes - 1) >> page_shift > abi::memfd_pages_max) {
+        REACHED("luo.memfd.too_large");
+        return thaw_and_fail(Errno::e2big);
+    }
+    if (const auto pinned = memfd.pin_all(); !pinned) {
+        REACHED("luo.memfd.not_pinned");
+        return thaw_and_fail(pinned.error());
+    }
     if (const auto preserved = preserve_all(memfd, data); !preserved) {
         memfd.unpin_all();
         return thaw_and_fail(preserved.error());
     }
+    ++tokens_[memfd.id()];
     return {};
 }
 
@@ -64,10 +70,12 @@ Result<> MemfdHandler::preserve_all(ShmemFile& memfd, u64& data) {
     TRY(preserve_folios(memfd));
     const auto tree = write_tree(memfd);
     if (!tree) {
+        REACHED("luo.memfd.no_tree");
         unpreserve_folios(memfd);
         return fail(tree.error());
     }
     if (const auto preserved = kho_.preserve_folio(*tree, who); !preserved) {
+        REACHED("luo.memfd.tree_not_preserved");
         kernel_.pages.free_folio(*tree);
         unpreserve_folios(memfd);
         return preserved;
@@ -105,6 +113,8 @@ Result<> MemfdHandler::preserve_folios(const ShmemFile& memfd) {
         Pfn end;
         const auto preserved = preserve_run(runs[at], end);
         if (preserved) continue;
+        REACHED("luo.memfd.page_not_preserved");
+        if (prepared(memfd)) return preserved;  // they belong to the other token
         unpreserve_run({runs[at].frames.begin, end}, runs[at].order);
         while (at-- != 0) unpreserve_run(runs[at].frames, runs[at].order);
         return preserved;
@@ -112,7 +122,9 @@ Result<> MemfdHandler::preserve_folios(const ShmemFile& memfd) {
     return {};
 }
 
+/// Not before the last token goes.
 void MemfdHandler::unpreserve_folios(const ShmemFile& memfd) {
+    if (prepared(memfd)) return;
     for (const ShmemFile::FolioRun& run : memfd.folio_runs()) unpreserve_run(run.frames, run.order);
 }
 
@@ -181,21 +193,20 @@ Folio MemfdHandler::tree_at(u64 data) const {
 void MemfdHandler::cancel(File& file, u64 data) {
     if (data == 0) return;  // never prepared
     ShmemFile& memfd = shmem(file);
-    const Folio tree = tree_at(data);
-    memfd.thaw_mapping();
+    const auto tokens = tokens_.find(memfd.id());
+    if (tokens != tokens_.end() && --tokens->second == 0) tokens_.erase(tokens);
+    if (!prepared(memfd)) memfd.thaw_mapping();
     memfd.unpin_all();
-    if (kho_.finalized() && orchestrator_.strict()) {
-        // KHO takes nothing back until it is aborted (LUO-D7, and a failed freeze): then.
-        orchestrator_.after_abort([this, runs = memfd.folio_runs(), tree] {
+    const Folio tree = tree_at(data);
+    const auto give_up = [this, id = memfd.id(), runs = memfd.folio_runs(), tree] {
+        if (!tokens_.contains(id))  // prepared under another token, or again
             for (const ShmemFile::FolioRun& run : runs) unpreserve_run(run.frames, run.order);
-            static_cast<void>(kho_.unpreserve_folio(tree, who));
-            kernel_.pages.free_folio(tree);
-        });
-        return;
-    }
-    unpreserve_folios(memfd);
-    static_cast<void>(kho_.unpreserve_folio(tree, who));
-    kernel_.pages.free_folio(tree);
+        static_cast<void>(kho_.unpreserve_folio(tree, who));
+        kernel_.pages.free_folio(tree);
+    };
+    // KHO takes nothing back until it is aborted (LUO-D7, and a failed freeze): then.
+    if (kho_.finalized() && orchestrator_.strict()) return orchestrator_.after_abort(give_up);
+    give_up();
 }
 
 // --- the new kernel
@@ -238,9 +249,13 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
 
 Result<FileRef> MemfdHandler::retrieve(u64 data) {
     const auto tree = kho_.restore_folio(PhysAddr{data}, who, FrameClass::handler);
-    if (!tree) return fail(Errno::enoent);
+    if (!tree) {
+        REACHED("luo.memfd.tree_lost");
+        return fail(Errno::enoent);
+    }
     auto file = retrieve_from(*tree);
     kernel_.pages.free_folio(*tree);
+    if (!file) REACHED("luo.memfd.not_restored");
     return file;
 }
 
@@ -266,21 +281,29 @@ Result<> MemfdHandler::restore_pages(ShmemFile& file, u64 index, PfnRange frames
     const PfnRange ours = pfn_range(frames.begin, restored);
     const auto inserted = file.insert_pages(index, ours);
     if (!inserted) kernel_.pages.free_pages(ours);
-    if (!result && result.error() == Errno::einval) free_odd_block(ours.end);
-    return result && inserted ? Result<>() : fail(Errno::enoent);
+    if (result && inserted) return {};
+    // Records carry no order: the last one of a run may be a large folio.
+    const auto large = !result && result.error() == Errno::einval ? folio_around(ours.end) : std::nullopt;
+    if (large && inserted && large->pfn == ours.end && ours.end + 1 == frames.end)
+        return insert_folio(file, index + restored, *large);
+    if (large) kernel_.pages.free_folio(*large);
+    return fail(Errno::enoent);
 }
 
 Result<> MemfdHandler::restore_folios(ShmemFile& file, const Content::Run& run) {
     for (u64 done = 0; done < run.count * run.step; done += run.step) {
         const auto folio = kho_.restore_folio((run.pfn + done).phys(), who, FrameClass::file);
         if (!folio) return fail(Errno::enoent);
-        // A large folio lies at a multiple of its size.
-        const u64 index = run.index + done;
-        if (index % folio->order.pages() == 0 && file.insert_pages(index, folio->frames())) continue;
-        kernel_.pages.free_folio(*folio);
-        return fail(Errno::enoent);
+        TRY(insert_folio(file, run.index + done, *folio));
     }
     return {};
+}
+
+/// Frees a folio that has no place there. A large one lies at a multiple of its size.
+Result<> MemfdHandler::insert_folio(ShmemFile& file, u64 index, Folio folio) {
+    if (index % folio.order.pages() == 0 && file.insert_pages(index, folio.frames())) return {};
+    kernel_.pages.free_folio(folio);
+    return fail(Errno::enoent);
 }
 
 void MemfdHandler::finish(File* file, u64 data, bool reclaimed) {
@@ -307,16 +330,17 @@ void MemfdHandler::discard_pages(PfnRange frames) {
         kernel_.pages.free_pages(pfn_range(frames.begin, restored));
         if (result) return;
         frames.begin = frames.begin + restored;
-        const u64 skipped = result.error() == Errno::einval ? free_odd_block(frames.begin) : 1;
-        frames.begin = frames.begin + skipped;
+        const auto large = result.error() == Errno::einval ? folio_around(frames.begin) : std::nullopt;
+        if (large) kernel_.pages.free_folio(*large);
+        frames.begin = large ? large->frames().end : frames.begin + 1;
     }
 }
 
-/// A block that came back with another order than 0. The frames it takes, from `pfn` on.
-u64 MemfdHandler::free_odd_block(Pfn pfn) {
+/// What came back where a single page was expected.
+std::optional<Folio> MemfdHandler::folio_around(Pfn pfn) const {
     const PageMap::Block block = kernel_.pages.block(pfn);
-    if (block.meta.state == PageState::folio) kernel_.pages.free_folio({block.head, block.meta.order});
-    return block.head.raw + block.meta.order.pages() - pfn.raw;
+    if (block.meta.state != PageState::folio) return std::nullopt;
+    return Folio{block.head, block.meta.order};
 }
 
 }  // namespace kexec_sim::luo

@@ -11,21 +11,30 @@ void VirtualClock::advance(u64 ns) {
     if (ns > time_max_ns - std::min(now_ns_, time_max_ns))
         throw UserError("kexec-sim: error: virtual time has run out: a run lasts a hundred years at most");
     const MachineEntry entry;
-    const u64 target = now_ns_ + ns;
-    // An event may throw (a planned panic), and may advance time itself (a planned delay).
-    struct Target {
-        Target(u64& slot_, u64 target_ns) : slot(slot_), outer(std::exchange(slot_, target_ns)) {}
-        ~Target() { slot = outer; }
-        u64& slot;
-        u64 outer;
-    } const running(target_ns_, target);
-    while (!queue_.empty() && queue_.begin()->first.first <= target) {
-        const auto [when, due] = *queue_.begin();
-        queue_.erase(queue_.begin());
-        now_ns_ = std::max(now_ns_, when.first);
-        due.handler->event_due(now_ns_, due.argument);
+    if (running_) {
+        postponed_ns_ += ns;
+        return;
     }
-    now_ns_ = std::max(now_ns_, target);
+    // An event may throw (a planned panic).
+    struct Running {
+        explicit Running(VirtualClock& clock_) : clock(clock_) { clock.running_ = true; }
+        ~Running() {
+            clock.running_ = false;
+            clock.target_ns_ = clock.postponed_ns_ = 0;
+        }
+        VirtualClock& clock;
+    } const running(*this);
+    do {
+        target_ns_ = now_ns_ + ns;
+        while (!queue_.empty() && queue_.begin()->first.first <= target_ns_) {
+            const auto [when, due] = *queue_.begin();
+            queue_.erase(queue_.begin());
+            now_ns_ = std::max(now_ns_, when.first);
+            due.handler->event_due(now_ns_, due.argument);
+        }
+        now_ns_ = std::max(now_ns_, target_ns_);
+        ns = std::exchange(postponed_ns_, 0);
+    } while (ns);
 }
 
 VirtualClock::Ticket VirtualClock::schedule(u64 at_ns, EventHandler* handler, u64 argument) {

@@ -27,7 +27,8 @@ public:
     explicit VirtualClock(std::pmr::memory_resource* memory) : queue_(memory) {}
     u64 now_ns() const { return now_ns_; }
     /// UserError beyond time_max_ns. Moves time by `ns`; runs every event that falls due, each at its time. An event
-    /// may schedule others.
+    /// may schedule others. Called by an event (a planned delay of a device's work), it holds up whoever lets time pass,
+    /// not the device: that time is added when the events of this advance are over.
     void advance(u64 ns);
     /// Runs `handler` at `at_ns` (now, if that is past). Returns a ticket for cancel().
     struct Ticket {
@@ -55,7 +56,9 @@ private:
     };
     std::pmr::map<std::pair<u64, u64>, Due> queue_;
     u64 now_ns_ = 0;
-    u64 target_ns_ = 0;  // of the innermost advance() that is going on; 0: none
+    u64 target_ns_ = 0;  // of the advance() that is going on; 0: none
+    u64 postponed_ns_ = 0;
+    bool running_ = false;
     u64 next_sequence_ = 0;
 };
 

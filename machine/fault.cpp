@@ -57,7 +57,9 @@ std::optional<FaultKind> fault_kind_by_name(std::string_view name) {
         if (entry.name == name) return entry.kind;
     return std::nullopt;
 }
-bool fault_is_corrupting(FaultKind kind) { return kind >= FaultKind::flip; }
+bool fault_is_corrupting(FaultKind kind, FaultPoint point) {
+    return kind >= FaultKind::flip || (kind == FaultKind::drop && point != FaultPoint::irq_deliver);
+}
 
 bool glob_matches(std::string_view pattern, std::string_view text) {
     std::size_t p = 0, t = 0, star = std::string_view::npos, retry = 0;
@@ -183,7 +185,8 @@ FaultInjector::Run FaultInjector::check_many(FaultPoint point, std::string_view 
 std::vector<FaultInjector::Status> FaultInjector::status() const {
     std::vector<Status> result;
     for (const Entry& entry : plan_)
-        result.push_back({std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind)});
+        result.push_back(
+            {std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind, entry.point)});
     return result;
 }
 bool FaultInjector::any_fired() const {
@@ -193,7 +196,7 @@ bool FaultInjector::any_fired() const {
 }
 bool FaultInjector::corrupting_fired() const {
     for (const Entry& entry : plan_)
-        if (entry.fired && fault_is_corrupting(entry.kind)) return true;
+        if (entry.fired && fault_is_corrupting(entry.kind, entry.point)) return true;
     return false;
 }
 std::vector<FaultInjector::Visits> FaultInjector::visits() const {

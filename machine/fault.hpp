@@ -50,7 +50,7 @@ enum class FaultKind : u8 {
     power_loss,
     kill_agent,
     delay,
-    drop,  // operational
+    drop,  // operational where an interrupt is dropped, else corrupting
     flip,
     zero,
     truncate,
@@ -62,7 +62,7 @@ enum class FaultKind : u8 {
 };
 std::string_view fault_kind_name(FaultKind kind);  // "fail", "power-loss", "kill-agent", …
 std::optional<FaultKind> fault_kind_by_name(std::string_view name);
-bool fault_is_corrupting(FaultKind kind);
+bool fault_is_corrupting(FaultKind kind, FaultPoint point);
 
 struct FaultAction {
     FaultKind kind = FaultKind::fail;

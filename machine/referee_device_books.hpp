@@ -182,12 +182,17 @@ struct DeviceBook {
 
 // --- Guests ------------------------------------------------------------------------------------------------------
 
-/// Words by address: open addressing, never iterated but to grow. An address has its lowest bit set as a mark.
+/// Words by address: open addressing. An address has its lowest bit set as a mark.
 class WordBook {
 public:
     explicit WordBook(std::pmr::memory_resource* memory) : table_(memory) {}
     void set(u64 address, u64 word);
     const u64* find(u64 address) const;
+    /// In no order.
+    template <typename F> void visit(F&& visitor) const {
+        for (const Entry& entry : table_)
+            if (entry.key) visitor(entry.key & ~u64{1}, entry.word);
+    }
     void clear() {
         table_.clear();
         count_ = 0;

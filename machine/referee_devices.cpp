@@ -68,6 +68,16 @@ void DeviceReferee::device_opened(u64 file_id, const PciFunction& device) {
 void DeviceReferee::device_closed(u64 file_id) {
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
+    const auto file = books_->opened.find(file_id);
+    const auto claim = books_->claims.find(file_id);
+    // Whoever claimed it may do with it what he likes: with its file the promise ends.
+    if (file != books_->opened.end() && claim != books_->claims.end() && file->second->incoming == claim->second) {
+        DeviceBook& book = *file->second;
+        book.incoming.reset();
+        book.forget_interrupts();
+        if (book.holds && book.holds->carried) book.holds = nullptr;
+        books_->end_preservation(book);
+    }
     books_->opened.erase(file_id);
     books_->claims.erase(file_id);
 }
@@ -334,6 +344,9 @@ void DeviceReferee::Books::drop_everything() {
         for (EngineBook& engine : book->engines) engine.running = engine.dry = false;
         book->forget_interrupts();
         book->forget_tables();
+        book->was_preserved = false;
+        book->guest.clear();
+        book->guest_ran = true;
     }
     domains.clear();
     opened.clear();

@@ -102,7 +102,7 @@ public:
     // --- intents -----------------------------------------------------------------------------------------------------
     /// A file of a device, an iommufd, a VM: opened by an agent, or retrieved.
     void device_opened(u64 file_id, const PciFunction& device);
-    void device_closed(u64 file_id);
+    void device_closed(u64 file_id);  // before the kernel does anything to the device for it
     /// Mapping extents of memory in a domain. `domain` is unique in the generation (the iommufd file's id and the
     /// domain's number in it).
     void domain_mapped(u64 domain, u64 iova, std::span<const PfnRange> frames);
@@ -119,8 +119,10 @@ public:
     void guest_retrieved(std::string_view guest, u64 vm_file_id);
     /// The VMM wrote registers of this vCPU on purpose (it told the guest's driver of a ring).
     void guest_programmed(std::string_view guest, unsigned vcpu, const GuestRegisters& registers);
-    /// What is known to be wrong with a guest, in words; empty: nothing.
-    std::string guest_complaint(std::string_view guest) const;
+    /// What is wrong with a guest, in words; empty: nothing. Its memory is `memory`, by guest address: each word that it
+    /// ever stored there must be what it was (but in private memory, which nobody can read); and nothing was found wrong
+    /// with it before.
+    std::string guest_complaint(std::string_view guest, std::span<const FileExtent> memory) const;
     /// Memory of this file is the guest's: what it stored there is lost with the file.
     void guest_memory(std::string_view guest, u64 file_id);
     void guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device);

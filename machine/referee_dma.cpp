@@ -259,7 +259,8 @@ void DeviceReferee::domain_attached(u64 domain, const PciFunction& device) {
 }
 
 void DeviceReferee::Books::attach(DeviceBook& book, u64 id) {
-    const bool carried = book.holds && book.holds->carried;
+    // Of a device that nobody promised, and that runs on after a panic, no tables are known.
+    const bool carried = book.holds && book.holds->carried && (book.incoming || book.tree.known);
     if (carried && book.tree.known) {
         // Attached to the domain as it came, which the kernel rebuilt from the tables: nothing changes hands.
         const std::optional<vtd::ContextEntry> now = context_entry(book.tree.segment, book.tree.source);

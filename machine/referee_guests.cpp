@@ -164,10 +164,28 @@ void DeviceReferee::guest_programmed(std::string_view guest, unsigned vcpu, cons
     known.known = true;
 }
 
-std::string DeviceReferee::guest_complaint(std::string_view guest) const {
+std::string DeviceReferee::guest_complaint(std::string_view guest, std::span<const FileExtent> memory) const {
+    const MachineEntry entry;
     for (const Finding& finding : books_->machine.referee.findings())
         if (finding.invariant == InvariantId::guest_progress && finding.resource == guest) return finding.message;
-    return {};
+    const auto known = books_->guests.find(guest);
+    if (known == books_->guests.end()) return {};
+    const PhysicalMemory& ram = books_->machine.ram;
+    u64 first = ~u64{0}, stored = 0, held = 0;
+    known->second.words.visit([&](u64 gpa, u64 word) {
+        const auto extent = std::ranges::upper_bound(memory, gpa >> page_shift, {},
+                                                     [](const FileExtent& one) { return one.index + one.pages; });
+        if (gpa > first || extent == memory.end() || extent->index > gpa >> page_shift) return;
+        const Pfn pfn = extent->pfn + ((gpa >> page_shift) - extent->index);
+        if (books_->machine.snp.owner(pfn) == RmpOwner::guest) return;  // encrypted
+        const u64 now = ram.read<u64>(pfn.phys() + (gpa & (page_bytes - 1)));
+        if (now == word || written_by_device(pfn)) return;
+        first = gpa;
+        stored = word;
+        held = now;
+    });
+    if (first == ~u64{0}) return {};
+    return fmt::format("guest {} stored {:#x} at {:#x}; its memory holds {:#x} there", guest, stored, first, held);
 }
 
 void DeviceReferee::guest_leaves(std::string_view guest, unsigned vcpu, const GuestRegisters& registers) {

@@ -3,10 +3,11 @@
 // From freeze until its driver has claimed it, these may not change, at a device or at a bridge above it:
 //
 //   at the device      BARs, sizing included       at both      memory decode and bus master (command bits 1, 2),
-//   at a bridge        bus numbers, windows                     ACS control, ARI forwarding
+//   at a bridge        bus numbers, windows                     ACS control, ARI forwarding, power state
+//   at the device      MSI-X on and masked
 //
-// and the requester id with which its requests leave. A bridge that has no preserved device below may change as it
-// likes. A reset of a preserved device (to finish) is a finding whoever asks for it.
+// and the requester id with which its requests leave. A bridge that has no preserved device below keeps its bus numbers
+// too, from the jump on: they are parts of what the numbers of others follow from. A reset of a preserved device (to finish) is a finding whoever asks for it.
 //
 // Interrupts. One that a device raises from freeze until it is claimed and that ends nowhere (MSI-X off, the APIC
 // off, a fault of remapping, dropped) is unheard, until somebody makes up for it: the driver polls, a later one is
@@ -48,7 +49,14 @@ constexpr Register still_registers[] = {
     {pci::BASE_ADDRESS_0 + 20, 4, ~u32{0}, false, true, "BAR5"},
     {pci::acs_cap_at + pci::ACS_CTRL, 2, 0xffff, true, true, "ACS control"},
     {pci::express_cap_at + pci::EXP_DEVCTL2, 2, pci::EXP_DEVCTL2_ARI, true, true, "ARI forwarding bit"},
+    {pci::pm_cap_at + pci::PM_CTRL, 2, pci::PM_CTRL_STATE_MASK, true, true, "power state"},
+    {pci::msix_cap_at + pci::MSIX_FLAGS, 2, pci::MSIX_FLAGS_ENABLE | pci::MSIX_FLAGS_MASKALL, false, true,
+     "MSI-X control"},
 };
+/// Every bridge keeps these while any device that came with the handover is not claimed.
+constexpr std::size_t numbers_begin = 2, numbers_end = 5;
+static_assert(still_registers[numbers_begin].offset == pci::PRIMARY_BUS &&
+              still_registers[numbers_end - 1].offset == pci::SUBORDINATE_BUS);
 
 /// The part of a register that an access covers, moved to where the register has it.
 u32 covered(const Register& reg, u16 offset, unsigned bytes, u32 value) {
@@ -87,8 +95,12 @@ void DeviceReferee::config_changed(const PciFunction& function, u16 offset, unsi
     if (!books_->machine.referee.attached) return;
     const MachineEntry entry;
     Books& books = *books_;
+    const DeviceBook* arrived = nullptr;  // and not claimed
+    bool above = false;
     for (DeviceBook* book : books.devices) {
         if (!book || !books.held_still(*book)) continue;
+        if (book->incoming && !book->claimed) arrived = book;
+        above = above || is_above(function, book->function);
         const bool itself = &book->function == &function;
         if (!itself && !is_above(function, book->function)) continue;
         for (const Register& reg : still_registers) {
@@ -99,6 +111,16 @@ void DeviceReferee::config_changed(const PciFunction& function, u16 offset, unsi
                          "the {} of {} changed from {:#x} to {:#x}; {}{} is preserved and not claimed yet", reg.name,
                          function.name(), before, now, itself ? "" : "below it ", book->name());
         }
+    }
+    if (!arrived || above || !function.is_bridge()) return;
+    for (std::size_t i = numbers_begin; i < numbers_end; ++i) {
+        const Register& reg = still_registers[i];
+        const u32 before = covered(reg, offset, bytes, old_value), now = covered(reg, offset, bytes, new_value);
+        if (before != now)
+            books.report(InvariantId::pci_stable, books.device(function), {},
+                         "the {} of {} changed from {:#x} to {:#x}; {} came with the handover, so every bridge keeps "
+                         "its numbers",
+                         reg.name, function.name(), before, now, arrived->name());
     }
 }
 

@@ -47,6 +47,13 @@ std::optional<u64> first_difference(const ShmemFile& file, const FileCopy& copy)
     return std::nullopt;
 }
 
+/// Memory of a confidential guest, which only the guest may touch.
+bool holds_private_memory(const KernelInstance& instance, const ShmemFile& file) {
+    return std::ranges::any_of(instance.vms, [&](const auto& one) {
+        return one.second->memory().get() == &file && one.second->has_vm() && one.second->vm().asid() != 0;
+    });
+}
+
 /// Every living agent's memfds are what they were made, and can be written and truncated where their seals allow it.
 StepResult files_usable(KernelInstance& instance) {
     for (const auto& [name, agent] : instance.kernel.vfs.agents()) {
@@ -54,7 +61,7 @@ StepResult files_usable(KernelInstance& instance) {
         for (const i32 fd : agent->open_fds()) {
             const auto file = agent->get(fd);
             const auto memfd = file ? std::dynamic_pointer_cast<ShmemFile>(*file) : nullptr;
-            if (!memfd || memfd->hugetlb || memfd->size() == 0) continue;
+            if (!memfd || memfd->hugetlb || memfd->size() == 0 || holds_private_memory(instance, *memfd)) continue;
             if (const auto copy = instance.file_copies.find(memfd->id()); copy != instance.file_copies.end())
                 if (const auto differs = first_difference(*memfd, copy->second))
                     return StepResult::mismatch(fmt::format(
@@ -109,7 +116,7 @@ StepResult kexec_again(KernelInstance& instance) {
     if (!instance.kernel.kexec.image())
         if (const auto loaded = instance.kernel.kexec.load(kexec_request(instance.scenario, next)); !loaded)
             return loaded;
-    return run_kexec(instance);
+    return kexec_with_vmms(instance, VmmDuties::mask);
 }
 
 /// The scripted subsystems of the previous kernel that nobody has registered yet come back, as their drivers would.
@@ -131,6 +138,9 @@ StepResult claim_all(KernelInstance& instance) {
     if (!client) return client.error();
     for (const Step& step : instance.scenario.steps)
         if (step.id == StepId::luo_preserve) static_cast<void>((*client)->fd_restore(step.get_u64("token")));
+    for (const Step& step : instance.scenario.steps)
+        if (step.id == StepId::vm_restore && !instance.vms.contains(step.get_name("vm")))
+            static_cast<void>(run_vm_step(instance, step));
     return (*client)->set_event(static_cast<u32>(LuoEvent::finish));
 }
 

@@ -10,8 +10,6 @@ constexpr u64 slot_align = 64;
 constexpr u32 interrupt_every = 16;
 constexpr u32 p2p_entries = 16;
 constexpr u64 p2p_slot_bytes = 64;
-/// Behind the journals of the vCPUs, below the first quarter of memory's work areas.
-constexpr u64 p2p_ring_at = 32 * KiB;
 
 struct Layout {
     u64 ring = 0, sources = 0, destinations = 0;  // offsets in the memory object
@@ -67,7 +65,9 @@ Result<> start_engine(VfioFile& nic, unsigned engine, u64 ring_iova, const NicSt
     const auto put = [&](u64 offset, unsigned bytes, u64 value) {
         return nic.write(nic::registers_bar, engine * nic::engine_stride + offset, bytes, value);
     };
-    TRY(put(nic::CONTROL, 4, 0));
+    // A ring that was used before begins anew.
+    const u64 head = TRY(nic.read(nic::registers_bar, engine * nic::engine_stride + nic::HEAD, 4));
+    TRY(put(nic::CONTROL, 4, head ? nic::CONTROL_RESET : 0));
     TRY(put(nic::RING_BASE, 8, ring_iova));
     TRY(put(nic::RING_ENTRIES, 4, start.entries));
     TRY(put(nic::TAIL, 4, start.entries));
@@ -76,20 +76,27 @@ Result<> start_engine(VfioFile& nic, unsigned engine, u64 ring_iova, const NicSt
     return put(nic::CONTROL, 4, nic::CONTROL_ENABLE | (start.circular ? nic::CONTROL_CIRCULAR : 0));
 }
 
-/// What the guest's driver must know of its ring.
-Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start,
-                    const Layout& layout) {
-    const bool was_running = vm.vm().running();
-    vm.vm().pause();
+Result<> program_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start,
+                       const Layout& layout) {
     GuestRegisters registers = TRY(vm.vm().get_registers(0));
     GuestRegisters::Device& device = registers.devices[number];
     device.ring_gpa = layout.ring;
     device.entries = start.entries;
     device.circular = start.circular;
+    device.seen = 0;
     TRY(vm.vm().set_registers(0, registers));
     kernel.machine.device_referee.guest_programmed(vm.name(), 0, registers);
-    if (was_running) vm.vm().resume();
     return {};
+}
+
+/// What the guest's driver must know of its ring.
+Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const NicStart& start,
+                    const Layout& layout) {
+    const bool was_running = vm.vm().running();
+    vm.vm().pause();
+    const auto told = program_guest(kernel, vm, number, start, layout);
+    if (was_running) vm.vm().resume();
+    return told;
 }
 
 }  // namespace
@@ -107,7 +114,7 @@ Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, c
     return start_engine(nic, 0, layout.ring, start);
 }
 
-Result<> start_nic_in_file(Kernel&, VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start) {
+Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start) {
     const auto owner = nic.iommufd.lock();
     if (!owner) return fail(Errno::einval);
     for (const auto& [iova, mapping] : owner->mappings()) {
@@ -121,10 +128,10 @@ Result<> start_nic_in_file(Kernel&, VfioFile& nic, const std::shared_ptr<ShmemFi
     return fail(Errno::einval);
 }
 
-Result<> start_p2p(Kernel&, VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns) {
+Result<> start_p2p(VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns) {
+    if (target.bars[gpu::memory_bar].bytes < p2p_entries * p2p_slot_bytes) return fail(Errno::einval);
     TRY(vm.map_peer(target, gpu::memory_bar));
-    const u64 base = align_down(vm.memory()->size() / 4 * 3, page_bytes);
-    const u64 ring_at = vm.vm().asid() ? base : std::max(p2p_ring_at, base);
+    const u64 ring_at = align_down(vm.memory()->size() / 4 * 3, page_bytes);
     std::vector<nic::Descriptor> descriptors(p2p_entries);
     const u64 sources = ring_at + p2p_entries * sizeof(nic::Descriptor);
     if (sources + p2p_entries * p2p_slot_bytes > vm.memory()->size()) return fail(Errno::einval);

@@ -24,10 +24,9 @@ struct NicStart {
 /// The ring is in guest memory, and the guest drives it.
 Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, const NicStart& start);
 /// In memory of an agent, that is mapped in the iommufd which the device is attached to.
-Result<> start_nic_in_file(Kernel& kernel, VfioFile& nic, const std::shared_ptr<ShmemFile>& memory,
-                           const NicStart& start);
+Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start);
 /// Engine 1 writes into the memory of `target`.
-Result<> start_p2p(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns);
+Result<> start_p2p(VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns);
 Result<> stop_nic(VfioFile& nic, unsigned engine);
 
 }  // namespace kexec_sim::sim

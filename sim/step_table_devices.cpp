@@ -1,4 +1,5 @@
 #include "machine/device/dma_engine.hpp"
+#include "machine/guest_cpu.hpp"
 #include "sim/step_table.hpp"
 
 // One row a step, laid out as a table.
@@ -16,7 +17,7 @@ constexpr std::string_view accesses[] = {"r", "w", "rw"};
 constexpr std::string_view orders[] = {"default", "vfio-first"};
 constexpr u64 u16_max = 0xffff, u32_max = 0xffff'ffff;
 constexpr u64 config_offset_max = 4095;
-constexpr u64 vcpus_max = 256;
+constexpr u64 vcpus_max = guest_vcpus_max;
 
 FieldSpec device() { return refers("device", NameKind::device, "a device of the machine"); }
 FieldSpec of_model(FieldSpec field, std::string_view model) {
@@ -24,6 +25,12 @@ FieldSpec of_model(FieldSpec field, std::string_view model) {
     return field;
 }
 FieldSpec nic() { return of_model(refers("device", NameKind::device, "a dma-nic of the machine"), "dma-nic"); }
+FieldSpec any_nic(std::string_view description) {
+    FieldSpec field = nic();
+    field.required = false;
+    field.description = description;
+    return field;
+}
 FieldSpec vfio_file() { return refers("device", NameKind::descriptor, "the descriptor of `vfio.open`"); }
 FieldSpec domain() { return refers("domain", NameKind::descriptor, "the descriptor of `iommufd.create`"); }
 FieldSpec interval() {
@@ -93,10 +100,9 @@ void add_dma(std::vector<StepSpec>& steps) {
         .fields = {nic(), required("buffer", Type::buffer, "where it writes: memory of a virtual machine, or a file"), interval(),
                    at_most(at_least(optional("ring", Type::number, "entries of a ring that a driver must refill; without it the engine uses its descriptors again and again"), 1), nic::ring_entries_max)}});
     steps.push_back({.id = StepId::nic_stop, .name = "nic.stop", .group = group, .form = Form::map,
-        .description = "Stops the DMA engine.", .fields = {nic()}});
-    FieldSpec one = nic();
-    one.required = false;
-    one.description = "a dma-nic of the machine; by default the sum of all";
+        .description = "Stops the DMA engine.",
+        .fields = {any_nic("a dma-nic of the machine; by default all that the agent has")}});
+    const FieldSpec one = any_nic("a dma-nic of the machine; by default the sum of all");
     steps.push_back({.id = StepId::nic_expect, .name = "nic.expect", .group = group, .form = Form::map,
         .description = "Compares what DMA engines have done since power-on.",
         .fields = {one,
@@ -121,7 +127,7 @@ StepSpec on_vm(StepId id, std::string_view name, std::string_view description) {
 }
 
 FieldSpec tokens() {
-    return required("tokens", Type::number, "T is the token of guest memory, T+1 of vCPU state, T+2 of the iommufd, T+3 and so on of devices in order of attach");
+    return required("tokens", Type::number, "T is the token of guest memory, T+1 of the VMM's state file, T+2 of the iommufd, T+3 and so on of devices in order of attach, the next of the VM itself");
 }
 
 void add_vms(std::vector<StepSpec>& steps) {
@@ -141,7 +147,7 @@ void add_vms(std::vector<StepSpec>& steps) {
         .fields = {one, required("for", Type::duration, "how long")}, .short_field = "for"});
     steps.push_back(on_vm(StepId::vm_pause, "vm.pause", "Pauses the vCPUs."));
     steps.push_back(on_vm(StepId::vm_resume, "vm.resume", "Lets paused vCPUs run again."));
-    steps.push_back(on_vm(StepId::vm_verify, "vm.verify", "Compares guest memory and vCPUs with what the guest must have come to."));
+    steps.push_back(on_vm(StepId::vm_verify, "vm.verify", "Compares guest memory with what the guest stored there, and says what else was found wrong with it."));
     StepSpec preserve = on_vm(StepId::vm_preserve, "vm.preserve", "What a VMM agent does before `luo.prepare`: preserves its files one by one. Its last duties follow in `kexec`.");
     preserve.fields.push_back(tokens());
     preserve.fields.push_back(one_of(optional("order", Type::choice, "in which order it preserves them; `vfio-first` needs late binding", "default"), orders));

@@ -55,6 +55,8 @@ Result<luo::LuoClient*> ensure_luo_open(KernelInstance& instance);
 /// What VMMs of preserved VMs do just before a reboot, and how they take it back if the reboot fails.
 Result<> do_vmm_duties(KernelInstance& instance, VmmDuties duties);
 void undo_vmm_duties(KernelInstance& instance);
+/// The reboot as a VMM's user makes it: their duties, then run_kexec(); taken back if it fails.
+Result<> kexec_with_vmms(KernelInstance& instance, VmmDuties duties);
 /// VMMs whose agent has died go, with all that they hold.
 void reap_vms(KernelInstance& instance);
 

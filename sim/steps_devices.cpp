@@ -154,7 +154,9 @@ Result<std::shared_ptr<VfioFile>> open_file(KernelInstance& instance, std::strin
     PciDevice* device = TRY(device_of(instance, device_name));
     auto file = instance.kernel.vfio.file_of(*device);
     if (!file) return fail(Errno::ebadf);
-    return file;
+    for (const i32 fd : instance.agent()->open_fds())
+        if (const auto held = instance.agent()->get(fd); held && *held == file) return file;
+    return fail(Errno::ebadf);  // somebody else's
 }
 
 StepResult nic_start(KernelInstance& instance, const Step& step) {
@@ -174,13 +176,22 @@ StepResult nic_start(KernelInstance& instance, const Step& step) {
     }
     const auto memory = file_of<ShmemFile>(instance, step.get_name("buffer"));
     if (!memory) return memory.error();
-    return start_nic_in_file(instance.kernel, **file, *memory, start);
+    return start_nic_in_file(**file, *memory, start);
 }
 
-StepResult nic_stop(KernelInstance& instance, std::string_view name, unsigned queue) {
+StepResult stop_engine(KernelInstance& instance, std::string_view name, unsigned engine) {
     const auto file = open_file(instance, name);
     if (!file) return file.error();
-    return stop_nic(**file, queue);
+    return stop_nic(**file, engine);
+}
+
+StepResult nic_stop(KernelInstance& instance, const Step& step) {
+    if (step.has("device")) return stop_engine(instance, step.get_name("device"), 0);
+    StepResult result = Errno::ebadf;  // the agent has none
+    for (const PciFunction* function : instance.machine.pci.functions())
+        if (function->model == PciModel::dma_nic && open_file(instance, function->name()))
+            result = stop_engine(instance, function->name(), 0);
+    return result;
 }
 
 StepResult nic_expect(const KernelInstance& instance, const Step& step) {
@@ -216,17 +227,17 @@ StepResult p2p_start(KernelInstance& instance, const Step& step) {
     if (!to) return to.error();
     const u32 interval = static_cast<u32>(step.get_u64("interval"));
     for (const auto& [name, vm] : instance.vms)
-        if (vm->device_number((*from)->device())) return start_p2p(instance.kernel, **from, *vm, **to, interval);
+        if (vm->device_number((*from)->device())) return start_p2p(**from, *vm, **to, interval);
     return Errno::einval;  // its memory is nobody's
 }
 
 StepResult dma_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
     case StepId::nic_start: return nic_start(instance, step);
-    case StepId::nic_stop: return nic_stop(instance, step.get_name("device"), 0);
+    case StepId::nic_stop: return nic_stop(instance, step);
     case StepId::nic_expect: return nic_expect(instance, step);
     case StepId::p2p_start: return p2p_start(instance, step);
-    default: return nic_stop(instance, step.get_name("from"), 1);
+    default: return stop_engine(instance, step.get_name("from"), 1);
     }
 }
 

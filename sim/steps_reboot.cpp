@@ -60,11 +60,15 @@ Result<> run_kexec(KernelInstance& instance) {
 namespace {
 
 /// VMMs do their last duties first, and go on if the reboot fails.
-Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
+VmmDuties duties_of(const Step& step) {
     const std::string& wanted = step.get_text("vmm");
-    const VmmDuties duties = wanted == "none"      ? VmmDuties::none
-                             : wanted == "disable" ? VmmDuties::disable
-                                                   : VmmDuties::mask;
+    if (wanted == "none") return VmmDuties::none;
+    return wanted == "disable" ? VmmDuties::disable : VmmDuties::mask;
+}
+
+}  // namespace
+
+Result<> kexec_with_vmms(KernelInstance& instance, VmmDuties duties) {
     const bool blackout_before = instance.kernel.blackout_start_ns().has_value();
     auto result = do_vmm_duties(instance, duties);
     if (result)
@@ -74,8 +78,6 @@ Result<> kexec_with_vmms(KernelInstance& instance, const Step& step) {
     if (!result) undo_vmm_duties(instance);
     return result;
 }
-
-}  // namespace
 
 StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     switch (step.id) {
@@ -89,8 +91,8 @@ StepResult run_reboot_step(KernelInstance& instance, const Step& step) {
     case StepId::kexec:
         if (!instance.kernel.kexec.image())
             if (const auto loaded = load(instance, default_next(instance), nullptr); !loaded) return loaded;
-        return kexec_with_vmms(instance, step);
-    case StepId::kexec_exec: return kexec_with_vmms(instance, step);
+        return kexec_with_vmms(instance, duties_of(step));
+    case StepId::kexec_exec: return kexec_with_vmms(instance, duties_of(step));
     case StepId::panic: throw KernelPanic("sysrq triggered crash");
     default: break;
     }

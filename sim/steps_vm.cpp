@@ -60,7 +60,7 @@ StepResult run(KernelInstance& instance, const Step& step) {
 
 StepResult verify(KernelInstance& instance, VirtualMachine& vm) {
     if (vm.vm().broken()) return StepResult::mismatch("the guest cannot go on: it touched memory that is not there");
-    const std::string wrong = instance.machine.device_referee.guest_complaint(vm.name());
+    const std::string wrong = instance.machine.device_referee.guest_complaint(vm.name(), vm.memory()->extents());
     return wrong.empty() ? StepResult() : StepResult::mismatch(wrong);
 }
 
@@ -74,6 +74,7 @@ StepResult restore(KernelInstance& instance, const Step& step) {
     options.spurious = step.get_bool("spurious");
     options.hotswap = step.get_bool("hotswap");
     const auto restored = vm->restore(**client, step.get_u64("tokens"), options);
+    if (!restored && !vm->has_files()) return restored;
     if (!restored) {
         // What it has got stays open in it, as with a VMM that hangs; the descriptors go with the agent.
         instance.vms[name] = std::move(vm);

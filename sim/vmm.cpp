@@ -52,19 +52,36 @@ Result<> VirtualMachine::create(const Config& config) {
 
 Result<> VirtualMachine::open_iommufd_with_memory() {
     if (iommufd_) return {};
-    iommufd_ = open_iommufd(kernel_, name_);
-    fd_.iommufd = TRY(install(iommufd_));
+    auto opened = open_iommufd(kernel_, name_);
+    const i32 fd = TRY(install(opened));
     const u64 shared = vm_->asid() ? vm_->private_bytes() : 0;
-    return iommufd_->map(shared, memory_, shared, memory_->size() - shared, vtd::PTE_READ | vtd::PTE_WRITE);
+    const auto mapped =
+        opened->map(shared, memory_, shared, memory_->size() - shared, vtd::PTE_READ | vtd::PTE_WRITE);
+    if (!mapped) {
+        static_cast<void>(agent_.close(fd));
+        return mapped;
+    }
+    iommufd_ = std::move(opened);
+    fd_.iommufd = fd;
+    return {};
 }
 
 Result<> VirtualMachine::attach(const std::shared_ptr<VfioFile>& device) {
-    if (device_number(device->device())) return fail(Errno::ebusy);
+    if (device_number(device->device()) || preserved()) return fail(Errno::ebusy);
+    if (devices_.size() == guest_devices_max) return fail(Errno::enospc);
     TRY(open_iommufd_with_memory());
-    TRY(iommufd_->attach(device));
-    TRY(vm_->wire(device));
+    const i32 fd = TRY(install(device));
+    auto attached = iommufd_->attach(device);
+    if (attached) {
+        const auto wired = vm_->wire(device);
+        if (!wired) attached = fail(wired.error());
+    }
+    if (!attached) {
+        static_cast<void>(agent_.close(fd));
+        return attached;
+    }
     devices_.push_back(device);
-    fd_.devices.push_back(TRY(install(device)));
+    fd_.devices.push_back(fd);
     return {};
 }
 
@@ -124,6 +141,7 @@ Result<> VirtualMachine::write_state() {
                                        mapping.peer ? u64{mapping.bar} + 1 : 0});
             ++words[4];
         }
+    if (words[4] > mappings_max) return fail(Errno::e2big);
     for (unsigned vcpu = 0; vcpu < vm_->vcpus(); ++vcpu) {
         const GuestRegisters registers = TRY(vm_->get_registers(vcpu));
         const auto* raw = reinterpret_cast<const u64*>(&registers);
@@ -136,6 +154,7 @@ Result<> VirtualMachine::write_state() {
 }
 
 Result<> VirtualMachine::do_duties(VmmDuties duties) {
+    ran_before_ = vm_->running();
     vm_->pause();
     kernel_.machine.trace.emit(Layer::sim, "vm.pause", {{"vm", name_}, {"by", "kexec"}});
     duties_done_ = duties;
@@ -161,6 +180,7 @@ Result<> VirtualMachine::undo_duties() {
             TRY(devices_[number]->mask_interrupts(false));
     }
     duties_done_.reset();
+    if (!ran_before_) return {};
     vm_->resume();
     kernel_.machine.trace.emit(Layer::sim, "vm.resume", {{"vm", name_}, {"by", "undo"}});
     return {};

@@ -64,6 +64,8 @@ public:
 
     const std::string& name() const { return name_; }
     const Agent& agent() const { return agent_; }
+    /// Whether it has got any descriptor: its memory's comes first.
+    bool has_files() const { return fd_.memory >= 0; }
     /// A VM that failed before it had one has no file.
     bool has_vm() const { return vm_ != nullptr; }
     VmFile& vm() { return *vm_; }
@@ -111,6 +113,7 @@ private:
     std::optional<u64> tokens_;
     bool vfio_first_ = false;
     std::optional<VmmDuties> duties_done_;
+    bool ran_before_ = false;  // the duties
 };
 
 }  // namespace kexec_sim::sim

@@ -3,12 +3,26 @@
 #include <algorithm>
 
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim {
 namespace {
 
 constexpr u64 index_of(u64 iova, unsigned level) { return (iova >> (page_shift + 9 * (level - 1))) & 511; }
 constexpr unsigned largest_leaf_level = 3;
+
+std::unexpected<Errno> invalid() {
+    REACHED("iommu.domain.range_invalid");
+    return fail(Errno::einval);
+}
+std::unexpected<Errno> exists() {
+    REACHED("iommu.domain.mapped_already");
+    return fail(Errno::eexist);
+}
+std::unexpected<Errno> not_mapped() {
+    REACHED("iommu.domain.not_mapped");
+    return fail(Errno::enoent);
+}
 
 }  // namespace
 
@@ -42,7 +56,7 @@ Result<std::optional<PhysAddr>> IommuDomain::entry_at(u64 iova, unsigned level, 
             entry = made.pfn.phys().raw | vtd::PTE_READ | vtd::PTE_WRITE;
             ram.write<u64>(slot, entry);
         } else if (entry & vtd::PTE_LARGE) {
-            if (make) return fail(Errno::eexist);
+            if (make) return exists();
             return std::optional<PhysAddr>();
         }
         table = PhysAddr{entry & vtd::PTE_ADDRESS};
@@ -54,11 +68,14 @@ Result<> IommuDomain::map(u64 iova, PhysRange phys, u64 prot) {
     if (immutable) return fail(Errno::eperm);
     const u64 bytes = phys.bytes();
     if (bytes == 0 || (iova | phys.begin.raw | bytes) % page_bytes || iova >= iova_end || bytes > iova_end - iova)
-        return fail(Errno::einval);
+        return invalid();
     return under_fault(kernel_.machine.faults, FaultPoint::iommu_map, name_, [&]() -> Result<> {
         u64 done = 0;
         const auto mapped = map_leaves(iova, phys, prot, done);
-        if (!mapped && done) static_cast<void>(unmap(iova, done));
+        if (!mapped && done) {
+            REACHED("iommu.domain.map_undone");
+            static_cast<void>(unmap(iova, done));
+        }
         return mapped;
     });
 }
@@ -77,7 +94,7 @@ Result<> IommuDomain::map_leaves(u64 iova, PhysRange phys, u64 prot, u64& done) 
             slot = TRY(entry_at(iova + done, level, true));
             entry = ram.read<u64>(*slot);
         }
-        if (entry) return fail(Errno::eexist);
+        if (entry) return exists();
         // Neighbours in the same table follow without another walk.
         const u64 step = iommu_page_bytes(level);
         u64 index = index_of(iova + done, level);
@@ -92,9 +109,9 @@ Result<> IommuDomain::map_leaves(u64 iova, PhysRange phys, u64 prot, u64& done) 
 
 Result<> IommuDomain::unmap(u64 iova, u64 bytes) {
     if (immutable) return fail(Errno::eperm);
-    if (bytes == 0 || (iova | bytes) % page_bytes || iova >= iova_end || bytes > iova_end - iova)
-        return fail(Errno::einval);
+    if (bytes == 0 || (iova | bytes) % page_bytes || iova >= iova_end || bytes > iova_end - iova) return invalid();
     PhysicalMemory& ram = kernel_.machine.ram;
+    std::vector<PhysAddr> leaves;  // all are found before the first one goes
     for (u64 done = 0; done < bytes;) {
         std::optional<PhysAddr> leaf;
         unsigned level = largest_leaf_level;
@@ -102,16 +119,17 @@ Result<> IommuDomain::unmap(u64 iova, u64 bytes) {
             const auto slot = TRY(entry_at(iova + done, level, false));
             if (!slot) continue;
             const u64 entry = ram.read<u64>(*slot);
-            if (entry == 0) return fail(Errno::enoent);
+            if (entry == 0) return not_mapped();
             if (level > 1 && !(entry & vtd::PTE_LARGE)) continue;
             leaf = slot;
             break;
         }
         const u64 step = leaf ? iommu_page_bytes(level) : 0;
-        if (!leaf || (iova + done) % step || bytes - done < step) return fail(Errno::enoent);
-        ram.write<u64>(*leaf, 0);
+        if (!leaf || (iova + done) % step || bytes - done < step) return not_mapped();
+        leaves.push_back(*leaf);
         done += step;
     }
+    for (const PhysAddr leaf : leaves) ram.write<u64>(leaf, 0);
     return {};
 }
 

@@ -10,7 +10,7 @@
 //
 // Unhappy paths: 1. ENOMEM: tables; what this call had mapped is taken back, tables that it made stay. 2. EEXIST: part
 // of the range is mapped. 3. EINVAL: not page aligned, empty, beyond 48 bits. 4. ENOENT on unmap: part of the range is
-// not mapped, or a large page would have to be split.
+// not mapped, or a large page would have to be split; nothing is unmapped.
 //
 // Invariant: an entry that is present points at a table of this domain, or at what somebody mapped.
 // Cost: O(1) amortised a leaf.

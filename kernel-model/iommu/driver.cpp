@@ -1,5 +1,7 @@
 #include "kernel-model/iommu/driver.hpp"
 
+#include <algorithm>
+
 #include "kernel-model/kernel.hpp"
 #include "machine/reached.hpp"
 
@@ -7,7 +9,8 @@ namespace kexec_sim {
 namespace {
 
 constexpr u64 wait_token = 1;
-constexpr u64 queue_status_at = page_bytes - 8;  // the last descriptor of the queue is never used
+// The second word of the last descriptor: a wait that writes no status, so the unit does not look at it.
+constexpr u64 queue_status_at = page_bytes - 8;
 
 }  // namespace
 
@@ -42,7 +45,6 @@ void IommuDriver::init() {
     for (Iommu* hardware : kernel_.machine.iommus) {
         units_.push_back({});
         Unit& unit = units_.back();
-        unit.hardware = hardware;
         unit.registers = hardware->registers;
         unit.segment = hardware->segment;
         unit.was_on = read(unit, vtd::GSTS, 4) & vtd::TE;
@@ -186,16 +188,12 @@ IommuDriver::Unit* IommuDriver::unit_for(const PciDevice& device) {
         if (unit.segment == device.address.segment) return &unit;
     return nullptr;
 }
-const IommuDriver::Unit* IommuDriver::unit_for(const PciDevice& device) const {
-    for (const Unit& unit : units_)
-        if (unit.segment == device.address.segment) return &unit;
-    return nullptr;
-}
 
 Result<u16> IommuDriver::allocate_domain_id() {
     // 0 is kept for "no domain", as units with caching mode want it.
     for (unsigned id = 1; id < vtd::domain_ids; ++id)
         if (domain_ids_.insert(static_cast<u16>(id)).second) return static_cast<u16>(id);
+    REACHED("iommu.domain_ids.none");
     return fail(Errno::enospc);
 }
 
@@ -226,10 +224,14 @@ Result<> IommuDriver::destroy_domain(IommuDomain& domain) {
 Result<PhysAddr> IommuDriver::context_slot(Unit& unit, Bdf source) {
     auto table = unit.contexts.find(source.bus());
     if (table == unit.contexts.end()) {
-        const Folio made = TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = "iommu.context"}));
-        table = unit.contexts.emplace(source.bus(), made.pfn).first;
+        const auto made = kernel_.pages.alloc_folio({.order = Order{0}, .site = "iommu.context"});
+        if (!made) {
+            REACHED("iommu.attach.no_memory");
+            return fail(made.error());
+        }
+        table = unit.contexts.emplace(source.bus(), made->pfn).first;
         kernel_.machine.ram.write(unit.root.phys() + source.bus() * sizeof(vtd::RootEntry),
-                                  vtd::RootEntry{made.pfn.phys().raw | 1, 0});
+                                  vtd::RootEntry{made->pfn.phys().raw | 1, 0});
     }
     return table->second.phys() + source.devfn() * sizeof(vtd::ContextEntry);
 }
@@ -285,10 +287,13 @@ void IommuDriver::block(PciAddress source, u16 domain_id) {
         if (unit.segment != source.segment) continue;
         const auto table = unit.contexts.find(source.bdf.bus());
         if (table == unit.contexts.end()) continue;
-        kernel_.machine.ram.write(table->second.phys() + source.bdf.devfn() * sizeof(vtd::ContextEntry),
-                                  vtd::ContextEntry{});
-        invalidate_context(unit, source.bdf, domain_id);
-        invalidate_iotlb(unit, domain_id);
+        const PhysAddr slot = table->second.phys() + source.bdf.devfn() * sizeof(vtd::ContextEntry);
+        // The unit knows the translations by the id that it has read.
+        const auto old = kernel_.machine.ram.read<vtd::ContextEntry>(slot);
+        const u16 known_as = old.present() ? old.domain_id() : domain_id;
+        kernel_.machine.ram.write(slot, vtd::ContextEntry{});
+        invalidate_context(unit, source.bdf, known_as);
+        invalidate_iotlb(unit, known_as);
     }
 }
 
@@ -298,8 +303,8 @@ std::shared_ptr<IommuDomain> IommuDriver::domain_of(const PciDevice& device) con
 }
 
 std::optional<IommuDriver::UnitView> IommuDriver::unit_of(const PciDevice& device) const {
-    const Unit* unit = unit_for(device);
-    if (!unit) return std::nullopt;
+    const auto unit = std::ranges::find(units_, device.address.segment, &Unit::segment);
+    if (unit == units_.end()) return std::nullopt;
     UnitView view{unit->registers, unit->root.phys(), {}, unit->segment};
     for (const auto& [bus, table] : unit->contexts) view.context_tables.push_back(table);
     return view;

@@ -37,8 +37,6 @@
 
 namespace kexec_sim {
 
-class Iommu;
-
 /// What a kernel knows of a unit that it takes over.
 struct InheritedUnit {
     PhysAddr registers;  // the unit's identity
@@ -82,8 +80,6 @@ public:
     };
     /// The unit that serves a device, as it must be known to take it over.
     std::optional<UnitView> unit_of(const PciDevice& device) const;
-    /// Tables of units that came from the previous kernel and are in use: what an heir may not free.
-    void adopt_unit_pages();
 
     // --- interrupt remapping ---
     /// An entry for (source, vector); its index. Without an IOMMU: nullopt. ENOSPC, ENOMEM.
@@ -94,7 +90,6 @@ public:
 
 private:
     struct Unit {
-        Iommu* hardware;
         PhysAddr registers;
         u32 segment;
         Pfn root, queue, interrupts;
@@ -119,7 +114,6 @@ private:
     void invalidate_context(Unit& unit, std::optional<Bdf> source, u16 domain_id);
     void invalidate_iotlb(Unit& unit, std::optional<u16> domain_id);
     Unit* unit_for(const PciDevice& device);
-    const Unit* unit_for(const PciDevice& device) const;
     Result<PhysAddr> context_slot(Unit& unit, Bdf source);
     Result<> write_context(const std::shared_ptr<IommuDomain>& domain, PciDevice& device);
     Result<u16> allocate_domain_id();

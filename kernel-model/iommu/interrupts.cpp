@@ -1,6 +1,7 @@
 // Interrupt remapping entries, of the IOMMU driver.
 #include "kernel-model/iommu/driver.hpp"
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim {
 namespace {
@@ -20,10 +21,11 @@ Result<std::optional<u16>> IommuDriver::allocate_interrupt(const PciDevice& devi
     if (!unit) return std::optional<u16>();
     for (u16 index = 0; index < entries; ++index) {
         if (!unit->interrupt_indexes.insert(index).second) continue;
-        const vtd::InterruptEntry entry{1 | u64{vector} << 16, device.address.bdf.raw | u64{1} << 18};
+        const auto entry = vtd::InterruptEntry::delivering(vector, device.address.bdf.raw);
         kernel_.machine.ram.write(unit->interrupts.phys() + index * sizeof entry, entry);
         return std::optional<u16>(index);
     }
+    REACHED("iommu.interrupts.none");
     return fail(Errno::enospc);
 }
 

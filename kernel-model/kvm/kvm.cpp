@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernel-model/kernel.hpp"
+#include "kernel-model/vfio/iommufd.hpp"
 #include "machine/device/dma_nic.hpp"
 #include "machine/reached.hpp"
 
@@ -11,12 +12,9 @@ namespace {
 
 constexpr u16 asid_max = 99;  // SEV-SNP ASIDs that the processor has
 
-/// Calls `call`(PfnRange, first page index) for the file's frames with an index below `pages`.
-template <typename Call> void for_each_frame(const ShmemFile& memory, u64 pages, Call&& call) {
-    for (const FileExtent& extent : memory.extents()) {
-        if (extent.index >= pages) return;
-        call(pfn_range(extent.pfn, std::min(extent.pages, pages - extent.index)), extent.index);
-    }
+std::unexpected<Errno> is_running() {
+    REACHED("kvm.registers.running");
+    return fail(Errno::ebusy);
 }
 
 }  // namespace
@@ -24,16 +22,25 @@ template <typename Call> void for_each_frame(const ShmemFile& memory, u64 pages,
 VmFile::VmFile(Kernel& kernel, u64 id, std::string label) : File(id), kernel_(kernel), label_(std::move(label)) {}
 
 Result<> VmFile::set_memory(std::shared_ptr<ShmemFile> memory) {
-    if (memory_ || memory->size() == 0 || memory->size() % page_bytes) return fail(Errno::einval);
+    if (memory_ || memory->size() == 0 || memory->size() % page_bytes) {
+        REACHED("kvm.memory.invalid");
+        return fail(Errno::einval);
+    }
     // Every page is there from the start, so that no guest waits for memory.
-    TRY(memory->pin_all());
+    if (const auto pinned = memory->pin_all(); !pinned) {
+        REACHED("kvm.memory.none");
+        return pinned;
+    }
     if (!context_) memory->unpin_all();  // private pages may not move
     memory_ = std::move(memory);
     return {};
 }
 
 Result<> VmFile::create_vcpus(unsigned count) {
-    if (count == 0 || count > Kvm::vcpus_max || !registers_.empty()) return fail(Errno::einval);
+    if (count == 0 || count > Kvm::vcpus_max || !registers_.empty()) {
+        REACHED("kvm.vcpus.invalid");
+        return fail(Errno::einval);
+    }
     registers_.resize(count);
     return {};
 }
@@ -44,37 +51,37 @@ Result<> VmFile::launch_confidential() {
     if (!memory_ || context_) return fail(Errno::einval);
     SnpFirmware& snp = kernel_.machine.snp;
     snp.enable();
-    const u16 asid = TRY(kernel_.kvm.allocate_asid());
-    const auto context = kernel_.pages.alloc_folio({.order = Order{0}, .site = "kvm.snp_context"});
-    if (!context) {
-        kernel_.kvm.free_asid(asid);
-        return fail(context.error());
+    const Folio context = TRY(kernel_.pages.alloc_folio({.order = Order{0}, .site = "kvm.snp_context"}));
+    const auto asid = kernel_.kvm.create_context(context.pfn);
+    if (!asid) {
+        kernel_.pages.free_folio(context);
+        return fail(asid.error());
     }
-    const auto undo = [&](Errno error) {
-        kernel_.pages.free_folio(*context);
-        kernel_.kvm.free_asid(asid);
-        return fail(error);
-    };
-    if (const auto created = snp.create_context(context->pfn, asid); !created) return undo(created.error());
     if (const auto pinned = memory_->pin_all(); !pinned) {
-        static_cast<void>(snp.destroy_context(context->pfn));
-        return undo(pinned.error());
+        static_cast<void>(snp.destroy_context(context.pfn));
+        kernel_.kvm.free_asid(*asid);
+        kernel_.pages.free_folio(context);
+        return pinned;
     }
-    for_each_frame(*memory_, private_bytes() >> page_shift, [&](PfnRange frames, u64 index) {
-        const auto assigned = snp.assign(frames, asid, index);
+    private_runs_ = frames_of(*memory_, 0, private_bytes());
+    u64 gfn = 0;
+    for (const PfnRange run : private_runs_) {
+        const auto assigned = snp.assign(run, *asid, gfn);
         INVARIANT(assigned.has_value());
-    });
-    context_ = *context;
-    asid_ = asid;
-    kernel_.machine.device_referee.snp_context(label_, context->pfn);
+        gfn += run.pages();
+    }
+    context_ = context;
+    asid_ = *asid;
+    kernel_.machine.device_referee.snp_context(label_, context.pfn);
     return {};
 }
 
-Result<> VmFile::adopt_context(Folio context) {
+Result<> VmFile::adopt_context(Folio context, std::vector<PfnRange> private_runs) {
     const u16 asid = TRY(kernel_.machine.snp.context_asid(context.pfn));
     kernel_.kvm.reserve_asid(asid);
     context_ = context;
     asid_ = asid;
+    private_runs_ = std::move(private_runs);
     return {};
 }
 
@@ -82,7 +89,7 @@ Result<> VmFile::adopt_context(Folio context) {
 
 Result<GuestRegisters> VmFile::get_registers(unsigned vcpu) const {
     if (vcpu >= registers_.size()) return fail(Errno::einval);
-    if (running_) return fail(Errno::ebusy);
+    if (running_) return is_running();
     GuestRegisters registers;
     TRY(under_fault(kernel_.machine.faults, FaultPoint::kvm_vcpu_get, label_, [&]() -> Result<> {
         registers = registers_[vcpu];
@@ -93,7 +100,7 @@ Result<GuestRegisters> VmFile::get_registers(unsigned vcpu) const {
 
 Result<> VmFile::set_registers(unsigned vcpu, const GuestRegisters& registers) {
     if (vcpu >= registers_.size()) return fail(Errno::einval);
-    if (running_) return fail(Errno::ebusy);
+    if (running_) return is_running();
     return under_fault(kernel_.machine.faults, FaultPoint::kvm_vcpu_set, label_, [&]() -> Result<> {
         registers_[vcpu] = registers;
         return {};
@@ -168,17 +175,16 @@ void VmFile::run(u64 steps) {
 void VmFile::release() {
     if (context_ && !preserved) {
         SnpFirmware& snp = kernel_.machine.snp;
+        // Private memory becomes the host's again, or whoever is given it next dies of an RMP fault.
+        for (const PfnRange run : private_runs_) static_cast<void>(snp.reclaim(run));
         // One that was restored may never have been given its memory.
-        if (memory_) {
-            for_each_frame(*memory_, private_bytes() >> page_shift,
-                           [&](PfnRange frames, u64) { static_cast<void>(snp.reclaim(frames)); });
-            memory_->unpin_all();
-        }
+        if (memory_) memory_->unpin_all();
         static_cast<void>(snp.destroy_context(context_->pfn));
         kernel_.pages.free_folio(*context_);
         kernel_.kvm.free_asid(asid_);
     }
     context_.reset();
+    private_runs_.clear();
     running_ = false;
     devices_.clear();
     memory_.reset();
@@ -191,12 +197,19 @@ std::shared_ptr<VmFile> Kvm::create_vm(const std::string& label) {
     return vm;
 }
 
-Result<u16> Kvm::allocate_asid() {
-    for (u16 asid = 1; asid <= asid_max; ++asid)
-        if (std::ranges::find(asids_, asid) == asids_.end()) {
-            asids_.push_back(asid);
-            return asid;
+Result<u16> Kvm::create_context(Pfn page) {
+    for (u16 asid = 1; asid <= asid_max; ++asid) {
+        if (std::ranges::find(asids_, asid) != asids_.end()) continue;
+        const auto created = kernel_.machine.snp.create_context(page, asid);
+        if (!created && created.error() == Errno::ebusy) {
+            REACHED("kvm.asid.of_another_kernel");
+            continue;
         }
+        if (!created) return fail(created.error());
+        asids_.push_back(asid);
+        return asid;
+    }
+    REACHED("kvm.asid.none");
     return fail(Errno::ebusy);
 }
 

@@ -15,9 +15,9 @@
 // the rest is shared, for devices. The firmware's context page belongs to the VM. Neither is touched by the kernel
 // again until the VM ends: then the pages are reclaimed and the context is destroyed.
 //
-// Unhappy paths: 1. EINVAL: memory not page aligned, no vCPU, more vCPUs than 64. 2. ENOMEM. 3. EBUSY: the VM runs and
+// Unhappy paths: 1. EINVAL: memory not page aligned, no vCPU, more vCPUs than 16. 2. ENOMEM. 3. EBUSY: the VM runs and
 // its registers are asked for; no address-space id is free. 4. A guest touches memory that is not there: the VM is
-// stopped (`broken`), with a log line.
+// stopped (`broken`), with a log line. 5. An id is free here, but has a guest of the previous kernel: the next one.
 // Source: Linux 7.3, virt/kvm, arch/x86/kvm/svm/sev.c. Simplified: see machine/guest_cpu.hpp; one memory slot.
 #pragma once
 
@@ -42,9 +42,10 @@ public:
     Result<> create_vcpus(unsigned count);
     /// Makes it confidential: context and launch. EINVAL: no memory yet. EBUSY, ENOMEM.
     Result<> launch_confidential();
-    /// The same for a guest that runs already: the context page came from the previous kernel. ENOENT: the firmware
-    /// does not know it.
-    Result<> adopt_context(Folio context);
+    /// The same for a guest that runs already: the context page came from the previous kernel, and so did its private
+    /// memory, which is taken away from it when the VM ends, whether or not the VM was given memory. ENOENT: the
+    /// firmware does not know the page.
+    Result<> adopt_context(Folio context, std::vector<PfnRange> private_runs);
 
     unsigned vcpus() const { return static_cast<unsigned>(registers_.size()); }
     /// Fault points kvm.vcpu_get[label], kvm.vcpu_set[label]. EBUSY while it runs; EINVAL: no such vCPU.
@@ -75,6 +76,8 @@ public:
     const std::shared_ptr<ShmemFile>& memory() const { return memory_; }
     std::optional<Folio> snp_context() const { return context_; }
     u16 asid() const override { return asid_; }
+    /// In order of guest addresses, from 0 on; empty: it is not confidential.
+    const std::vector<PfnRange>& private_runs() const { return private_runs_; }
     u64 private_bytes() const { return memory_ ? align_down(memory_->size() / 4, page_bytes) : 0; }
     bool preserved = false;
 
@@ -91,6 +94,7 @@ private:
     std::optional<Folio> context_;
     u16 asid_ = 0;
     bool running_ = false, broken_ = false;
+    std::vector<PfnRange> private_runs_;
 };
 
 class Kvm {
@@ -101,8 +105,9 @@ public:
     std::shared_ptr<VmFile> create_vm(const std::string& label);
     /// Lets `ns` of virtual time pass: devices, interrupts, guests.
     void run(u64 ns);
-    /// EBUSY: none is free.
-    Result<u16> allocate_asid();
+    /// Makes `page` the context page of a new guest, under the first id that is free; guests of the previous kernel
+    /// that nobody has retrieved have theirs. EBUSY: none is free.
+    Result<u16> create_context(Pfn page);
     void reserve_asid(u16 asid) { asids_.push_back(asid); }
     void free_asid(u16 asid) { std::erase(asids_, asid); }
     /// On the way into kexec: no guest may run any more. A kernel that keeps nothing shuts SNP down.

@@ -1,6 +1,7 @@
 #include "kernel-model/pci/pci.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernel-model/kernel.hpp"
 #include "machine/reached.hpp"
@@ -84,9 +85,13 @@ Result<> PciCore::reset_function(PciDevice& device) {
 Result<> PciCore::rebind(PciDevice& device, PciDriver& driver) {
     if (device.removed) return fail(Errno::enodev);
     if (device.driver == &driver) return {};
-    if (device.driver) device.driver->remove(device);
-    device.driver = nullptr;
-    TRY(driver.probe(device));
+    PciDriver* const old = std::exchange(device.driver, nullptr);
+    if (old) old->remove(device);
+    if (const auto probed = driver.probe(device); !probed) {
+        REACHED("pci.rebind.undone");
+        if (old && old->probe(device)) device.driver = old;
+        return probed;
+    }
     device.driver = &driver;
     return {};
 }
@@ -95,7 +100,11 @@ void PciCore::bind_drivers() {
     for (const auto& device : devices_) {
         for (const auto& driver : drivers_) {
             if (device->driver || !driver->matches(*device)) continue;
-            if (driver->probe(*device)) device->driver = driver.get();
+            if (driver->probe(*device)) {
+                device->driver = driver.get();
+            } else {
+                REACHED("pci.probe.failed");
+            }
         }
     }
 }
@@ -114,6 +123,9 @@ void PciCore::shutdown() {
 }
 
 void PciCore::remove(PciDevice& device) {
+    // What was found last goes first: endpoints before the bridges above them.
+    for (auto at = devices_.rbegin(); at != devices_.rend(); ++at)
+        if ((*at)->bridge == &device && !(*at)->removed) remove(**at);
     if (device.keep_running || device.adopted) {
         REACHED("pci.remove.kept");
         kernel_.log.warn("pci {}: removed while it is preserved", device.name());

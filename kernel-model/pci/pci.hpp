@@ -20,8 +20,12 @@
 // Shutdown for kexec, in reverse order of registration: the driver's shutdown hook, then bus mastering off, but where
 // keep_running says otherwise.
 //
-// Unhappy paths: 1. A bridge that makes no sense (above). 2. A driver's probe fails: the function stays unbound. 3. A
-// function is removed while it is kept or adopted: WARN, and whoever cares is told (`removed`).
+// Removal: what is below a bridge goes first, the deepest before all; the driver lets go while the function answers.
+//
+// Unhappy paths: 1. A bridge that makes no sense (above), or for which no bus number is left: its numbers are cleared,
+// and what is behind it is not enumerated. 2. A driver's probe fails: the function stays unbound; one that was to be
+// bound anew goes back to its driver. 3. A function is removed while it is kept or adopted: WARN, and whoever cares is
+// told (`removed`).
 //
 // Source: Linux 7.3, drivers/pci/probe.c, pci-driver.c; the series "PCI core support for Live Update".
 // Simplified: no I/O space, no windows are moved, no hot-plug but removal, no runtime power management.
@@ -110,23 +114,24 @@ public:
     /// Function-level reset with the configuration saved and restored. ENOTTY: the function has none.
     Result<> reset_function(PciDevice& device);
     void set_master(PciDevice& device, bool on);
-    /// Unbinds its driver and binds that one. ENODEV: it has gone. The probe's errno.
+    /// Unbinds its driver and binds that one. ENODEV: it has gone. The probe's errno, and it has its old driver back.
     Result<> rebind(PciDevice& device, PciDriver& driver);
     PciDriver* driver(std::string_view name) const;
 
     /// Nothing may be added to or taken from what is kept running. Set by shutdown().
     bool frozen() const { return frozen_; }
     void shutdown();
-    /// Hot removal.
+    /// Hot removal of the function and all below it.
     void remove(PciDevice& device);
 
 private:
     struct Numbers {
-        u8 next_bus;
+        unsigned next_bus;  // 256: none is left
     };
     void scan_bus(u32 segment, u8 bus, PciDevice* bridge, Numbers& numbers);
     PciDevice& add_device(PciAddress address, PciDevice* bridge);
     void scan_bridge(PciDevice& bridge, Numbers& numbers);
+    void clear_numbers(const PciDevice& bridge);
     bool adopt_numbers(const PciDevice& bridge) const;
     void find_capabilities(PciDevice& device);
     void setup_acs(PciDevice& device);

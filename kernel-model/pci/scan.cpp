@@ -10,6 +10,7 @@ namespace {
 
 constexpr u16 nobody = 0xffff;
 constexpr u16 acs_default = pci::ACS_SV | pci::ACS_RR | pci::ACS_CR | pci::ACS_UF;
+constexpr unsigned bus_max = 255;
 constexpr unsigned caps_max = 48;  // as the kernel's own limit on a list that may be cyclic
 
 }  // namespace
@@ -149,6 +150,10 @@ bool PciCore::adopt_numbers(const PciDevice& bridge) const {
     return !adopted.empty() && !kernel_.machine.faults.skips(FaultPoint::pci_adopt_numbers, bridge.hardware->name());
 }
 
+void PciCore::clear_numbers(const PciDevice& bridge) {
+    write(bridge, pci::PRIMARY_BUS, 4, read(bridge, pci::PRIMARY_BUS, 4) & 0xff000000);
+}
+
 void PciCore::scan_bridge(PciDevice& bridge, Numbers& numbers) {
     const u8 primary = bridge.address.bdf.bus();
     const u8 secondary = static_cast<u8>(read(bridge, pci::SECONDARY_BUS, 1)),
@@ -159,34 +164,39 @@ void PciCore::scan_bridge(PciDevice& bridge, Numbers& numbers) {
             // Renumbering is not safe, and what lies behind cannot be told apart.
             REACHED("pci.scan.bridge_invalid");
             kernel_.log.err("pci {}: bridge configuration invalid, not enumerated for live update", bridge.name());
-            write(bridge, pci::PRIMARY_BUS, 4, read(bridge, pci::PRIMARY_BUS, 4) & 0xff000000);
+            clear_numbers(bridge);
             return;
         }
-        numbers.next_bus = static_cast<u8>(subordinate + 1);
+        numbers.next_bus = subordinate + 1u;
         bridge.secondary = secondary;
         bridge.subordinate = subordinate;
-        Numbers inside{static_cast<u8>(secondary + 1)};
+        Numbers inside{secondary + 1u};
         scan_bus(bridge.address.segment, secondary, &bridge, inside);
         return;
     }
     // What was adopted was not, by a planned fault, or there is nothing to adopt.
     const bool reserve = hotplug_buses_ || !adopted.empty();
     const bool keep = sane && secondary >= numbers.next_bus && !assign_busses_ && adopted.empty();
-    bridge.secondary = keep ? secondary : numbers.next_bus;
+    if (!keep && numbers.next_bus > bus_max) {
+        REACHED("pci.scan.no_bus_left");
+        clear_numbers(bridge);
+        return;
+    }
+    bridge.secondary = keep ? secondary : static_cast<u8>(numbers.next_bus);
     if (!keep) {
         write(bridge, pci::PRIMARY_BUS, 4,
               (read(bridge, pci::PRIMARY_BUS, 4) & 0xff000000) | primary | u32{bridge.secondary} << 8 | 0xffu << 16);
     }
-    Numbers inside{static_cast<u8>(bridge.secondary + 1)};
+    Numbers inside{bridge.secondary + 1u};
     scan_bus(bridge.address.segment, bridge.secondary, &bridge, inside);
     if (keep) {
         bridge.subordinate = std::max<u8>(subordinate, static_cast<u8>(inside.next_bus - 1));
     } else {
-        const u8 extra = bridge.bridge || !reserve ? 0 : std::max<u8>(hotplug_buses_, 1);
-        bridge.subordinate = static_cast<u8>(inside.next_bus - 1 + extra);
+        const unsigned extra = bridge.bridge || !reserve ? 0 : std::max<unsigned>(hotplug_buses_, 1);
+        bridge.subordinate = static_cast<u8>(std::min(inside.next_bus - 1 + extra, bus_max));
     }
     if (!keep || bridge.subordinate != subordinate) write(bridge, pci::SUBORDINATE_BUS, 1, bridge.subordinate);
-    numbers.next_bus = static_cast<u8>(bridge.subordinate + 1);
+    numbers.next_bus = bridge.subordinate + 1u;
 }
 
 }  // namespace kexec_sim

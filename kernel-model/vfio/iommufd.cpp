@@ -3,11 +3,25 @@
 #include <algorithm>
 
 #include "kernel-model/kernel.hpp"
+#include "machine/reached.hpp"
 
 namespace kexec_sim {
 namespace {
 
-/// The frames behind [offset, offset + bytes) of a file, in order.
+std::unexpected<Errno> invalid() {
+    REACHED("iommufd.mapping.invalid");
+    return fail(Errno::einval);
+}
+std::unexpected<Errno> overlaps() {
+    REACHED("iommufd.mapping.overlaps");
+    return fail(Errno::eexist);
+}
+
+/// IOMMU_IOAS_MAP_READABLE and WRITEABLE: one of them at least, and nothing else that could get into an entry.
+bool are_rights(u64 prot) { return prot != 0 && (prot & ~(vtd::PTE_READ | vtd::PTE_WRITE)) == 0; }
+
+}  // namespace
+
 std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes) {
     std::vector<PfnRange> frames;
     const u64 begin = offset >> page_shift, end = (offset + bytes) >> page_shift;
@@ -17,11 +31,6 @@ std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes) {
     }
     return frames;
 }
-
-/// IOMMU_IOAS_MAP_READABLE and WRITEABLE: one of them at least, and nothing else that could get into an entry.
-bool are_rights(u64 prot) { return prot != 0 && (prot & ~(vtd::PTE_READ | vtd::PTE_WRITE)) == 0; }
-
-}  // namespace
 
 IommufdFile::IommufdFile(Kernel& kernel, u64 id, std::string name)
     : File(id),
@@ -44,7 +53,10 @@ Result<std::shared_ptr<IommuDomain>> IommufdFile::page_table() {
 /// Preserved: it may not change. A planned fault makes it forget that.
 bool IommufdFile::refuses_change() const {
     if (!immutable) return false;
-    if (!kernel_.machine.faults.skips(FaultPoint::iommufd_immutable, name_)) return true;
+    if (!kernel_.machine.faults.skips(FaultPoint::iommufd_immutable, name_)) {
+        REACHED("iommufd.immutable");
+        return true;
+    }
     if (own_) own_->immutable = false;
     return false;
 }
@@ -53,12 +65,12 @@ Result<> IommufdFile::usable(u64 iova, u64 bytes) const {
     if (refuses_change()) return fail(Errno::eperm);
     if (bytes == 0 || (iova | bytes) % page_bytes || iova >= IommuDomain::iova_end ||
         bytes > IommuDomain::iova_end - iova)
-        return fail(Errno::einval);
+        return invalid();
     auto next = mappings_.lower_bound(iova);
-    if (next != mappings_.end() && next->first < iova + bytes) return fail(Errno::eexist);
+    if (next != mappings_.end() && next->first < iova + bytes) return overlaps();
     if (next != mappings_.begin()) {
         const auto before = std::prev(next);
-        if (before->first + before->second.bytes > iova) return fail(Errno::eexist);
+        if (before->first + before->second.bytes > iova) return overlaps();
     }
     return {};
 }
@@ -81,10 +93,11 @@ Result<> IommufdFile::map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u6
     TRY(usable(iova, bytes));
     if (!are_rights(prot) || offset % page_bytes || offset > memory->size() ||
         bytes > align_up(memory->size(), page_bytes) - offset)
-        return fail(Errno::einval);
+        return invalid();
     TRY(memory->pin_all());
     const auto frames = frames_of(*memory, offset, bytes);
     if (const auto mapped = map_frames(iova, frames, prot); !mapped) {
+        REACHED("iommufd.map.undone");
         memory->unpin_all();
         return mapped;
     }
@@ -113,7 +126,7 @@ std::optional<u64> IommufdFile::mapped_below(PhysAddr limit) const {
 
 Result<> IommufdFile::map_anonymous(u64 iova, u64 bytes, u64 prot) {
     TRY(usable(iova, bytes));
-    if (!are_rights(prot)) return fail(Errno::einval);
+    if (!are_rights(prot)) return invalid();
     Mapping mapping;
     mapping.bytes = bytes;
     mapping.prot = prot;
@@ -130,11 +143,11 @@ Result<> IommufdFile::map_anonymous(u64 iova, u64 bytes, u64 prot) {
 }
 
 Result<> IommufdFile::map_peer(u64 iova, const PciDevice& peer, unsigned bar, u64 bytes) {
-    if (bar >= peer.bars.size() || peer.bars[bar].address == 0) return fail(Errno::einval);
+    if (bar >= peer.bars.size() || peer.bars[bar].address == 0) return invalid();
     if (!peer.adopted && !kernel_.vfio.file_of(peer)) return fail(Errno::eacces);
     TRY(usable(iova, bytes));
     // Of an incoming function that nobody has restored yet the size is not known.
-    if (peer.bars[bar].bytes && bytes > peer.bars[bar].bytes) return fail(Errno::einval);
+    if (peer.bars[bar].bytes && bytes > peer.bars[bar].bytes) return invalid();
     const auto table = TRY(page_table());
     TRY(table->map(iova, phys_range(PhysAddr{peer.bars[bar].address}, bytes), vtd::PTE_READ | vtd::PTE_WRITE));
     kernel_.machine.device_referee.domain_mapped_peer(domain_key(), iova, bytes, *peer.hardware);
@@ -158,7 +171,10 @@ void IommufdFile::unpin(const Mapping& mapping) {
 Result<> IommufdFile::unmap(u64 iova, u64 bytes) {
     if (refuses_change()) return fail(Errno::eperm);
     const auto at = mappings_.find(iova);
-    if (at == mappings_.end() || at->second.bytes != bytes) return fail(Errno::enoent);
+    if (at == mappings_.end() || at->second.bytes != bytes) {
+        REACHED("iommufd.unmap.no_mapping");
+        return fail(Errno::enoent);
+    }
     TRY(own_->unmap(iova, bytes));
     kernel_.iommu.flush(*own_);
     kernel_.machine.device_referee.domain_unmapped(domain_key(), iova, bytes);
@@ -172,7 +188,10 @@ Result<> IommufdFile::attach(const std::shared_ptr<VfioFile>& device) {
     if (!device->present()) return fail(Errno::enodev);
     const auto table = TRY(page_table());
     const auto current = kernel_.iommu.domain_of(device->device());
-    if (current && current != restored && current != table) return fail(Errno::ebusy);
+    if (current && current != restored && current != table) {
+        REACHED("iommufd.attach.elsewhere");
+        return fail(Errno::ebusy);
+    }
     TRY(kernel_.iommu.replace(table, device->device()));
     kernel_.machine.device_referee.domain_attached(domain_key(), *device->device().hardware);
     const bool known = std::ranges::any_of(devices_, [&](const auto& one) { return one.lock() == device; });
@@ -188,11 +207,15 @@ void IommufdFile::adopt_device(const std::shared_ptr<VfioFile>& device) {
     device->iommufd = std::static_pointer_cast<IommufdFile>(kernel_.vfs.find_file(id()));
 }
 
-void IommufdFile::forget(VfioFile& device) {
+void IommufdFile::detach(VfioFile& device) {
+    const bool leaves_restored = restored && kernel_.iommu.domain_of(device.device()) == restored;
+    kernel_.iommu.detach(device.device());
+    kernel_.machine.device_referee.domain_detached(*device.device().hardware);
     std::erase_if(devices_, [&](const auto& one) {
         const auto file = one.lock();
         return !file || file.get() == &device;
     });
+    if (leaves_restored && on_moved) on_moved(*this);
 }
 
 std::vector<std::shared_ptr<VfioFile>> IommufdFile::devices() const {
@@ -204,13 +227,10 @@ std::vector<std::shared_ptr<VfioFile>> IommufdFile::devices() const {
 
 void IommufdFile::release() {
     if (preserved) return;
-    for (const auto& device : devices()) {
-        if (!device->present()) continue;
-        kernel_.iommu.detach(device->device());
-        kernel_.machine.device_referee.domain_detached(*device->device().hardware);
-    }
+    for (const auto& device : devices()) detach(*device);
     if (own_) {
-        static_cast<void>(kernel_.iommu.destroy_domain(*own_));
+        const auto destroyed = kernel_.iommu.destroy_domain(*own_);
+        INVARIANT(destroyed.has_value());  // a device that went was taken out as it went
         kernel_.machine.device_referee.domain_destroyed(domain_key());
     }
     for (const auto& [iova, mapping] : mappings_) unpin(mapping);

@@ -7,8 +7,8 @@
 // One address space and one page table a file; its token for a live update is 1.
 //
 // A file that came from the previous kernel has, beside, the page table that the devices still use (`restored`): it is
-// never changed, and goes when every device has been moved over to the file's own table (replace) and the update is
-// finished.
+// never changed, and goes when every device has left it (moved over to the file's own table by replace, closed, or
+// removed) and the update is finished.
 //
 // Immutable: neither map, unmap nor attach (EPERM); what a preserved file is. A preserved device cannot be attached to
 // anything either.
@@ -54,7 +54,8 @@ public:
     Result<> unmap(u64 iova, u64 bytes);
     /// Puts the device into this file's page table, out of the restored one if it is there (hotswap).
     Result<> attach(const std::shared_ptr<VfioFile>& device);
-    void forget(VfioFile& device);
+    /// Takes the device out of whichever page table it is in: it is closed, or removed.
+    void detach(VfioFile& device);
 
     const std::string& name() const { return name_; }
     const std::map<u64, Mapping>& mappings() const { return mappings_; }
@@ -63,7 +64,7 @@ public:
     /// ENOMEM. Made when first needed.
     Result<std::shared_ptr<IommuDomain>> page_table();
     std::shared_ptr<IommuDomain> restored;
-    /// A device was moved from the restored page table to this file's own.
+    /// A device has left the restored page table: for this file's own, or for good.
     std::function<void(IommufdFile&)> on_moved;
     std::vector<std::shared_ptr<VfioFile>> devices() const;
     bool immutable = false;
@@ -85,6 +86,9 @@ private:
     std::map<u64, Mapping> mappings_;
     std::vector<std::weak_ptr<VfioFile>> devices_;
 };
+
+/// The frames behind [offset, offset + bytes) of a file, in order of their index; holes are left out.
+std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes);
 
 /// open("/dev/iommu").
 std::shared_ptr<IommufdFile> open_iommufd(Kernel& kernel, const std::string& name);

@@ -7,6 +7,14 @@
 namespace kexec_sim {
 namespace {
 
+/// Blocked before it is reset, so that nothing of it arrives in memory that is going to be somebody else's.
+void quiesce(Kernel& kernel, PciDevice& device) {
+    kernel.iommu.detach(device);
+    kernel.machine.device_referee.domain_detached(*device.hardware);
+    static_cast<void>(kernel.pci.reset_function(device));
+    kernel.pci.set_master(device, false);
+}
+
 /// What a function's own driver on the host does: brings it to a known state, and keeps it idle.
 class NativeDriver final : public PciDriver {
 public:
@@ -35,7 +43,15 @@ public:
         return !kernel_.machine.faults.skips(FaultPoint::vfio_claim, device.hardware->name());
     }
     Result<> probe(PciDevice&) override { return {}; }
-    void remove(PciDevice&) override {}
+    /// An incoming function that nobody has claimed runs, too.
+    void remove(PciDevice& device) override {
+        if (const auto file = kernel_.vfio.file_of(device)) {
+            REACHED("vfio.remove.open");
+            file->let_go();
+        } else {
+            quiesce(kernel_, device);
+        }
+    }
     void shutdown(PciDevice& device) override {
         FaultInjector& faults = kernel_.machine.faults;
         const std::string_view name = device.hardware->name();
@@ -67,15 +83,24 @@ std::shared_ptr<VfioFile> Vfio::file_of(const PciDevice& device) const {
 }
 
 Result<std::shared_ptr<VfioFile>> Vfio::make_file(PciDevice& device) {
-    if (device.removed || device.is_bridge) return fail(Errno::enodev);
-    if (file_of(device)) return fail(Errno::ebusy);
+    if (device.removed || device.is_bridge) {
+        REACHED("vfio.open.no_endpoint");
+        return fail(Errno::enodev);
+    }
+    if (file_of(device)) {
+        REACHED("vfio.open.twice");
+        return fail(Errno::ebusy);
+    }
     auto file = kernel_.vfs.make_file<VfioFile>(kernel_, kernel_.vfs.next_file_id(), device);
     open_[device.address] = file;
     return file;
 }
 
 Result<std::shared_ptr<VfioFile>> Vfio::open(PciDevice& device) {
-    if (device.adopted) return fail(Errno::ebusy);
+    if (device.adopted) {
+        REACHED("vfio.open.incoming");
+        return fail(Errno::ebusy);
+    }
     auto file = TRY(make_file(device));
     TRY(kernel_.pci.rebind(device, *kernel_.pci.driver("vfio-pci")));
     TRY(kernel_.pci.reset_function(device));
@@ -100,27 +125,29 @@ VfioFile::~VfioFile() = default;
 
 void VfioFile::release() {
     kernel_.machine.device_referee.device_closed(id());
-    if (preserved || !present()) return;
+    if (!preserved && present()) let_go();
+}
+
+void VfioFile::let_go() {
     disable_interrupts();
-    if (const auto owner = iommufd.lock()) owner->forget(*this);
-    // Blocked before it is reset, so that nothing of it arrives in memory that is going to be somebody else's.
-    kernel_.iommu.detach(*device_);
-    kernel_.machine.device_referee.domain_detached(*device_->hardware);
-    static_cast<void>(kernel_.pci.reset_function(*device_));
-    kernel_.pci.set_master(*device_, false);
+    if (const auto owner = iommufd.lock()) owner->detach(*this);
+    quiesce(kernel_, *device_);
 }
 
 Result<> VfioFile::usable() const {
-    if (frozen_ || !present()) return fail(Errno::eio);
-    return {};
+    if (!frozen_ && present()) return {};
+    REACHED("vfio.access.refused");
+    return fail(Errno::eio);
 }
 
 Result<PhysAddr> VfioFile::bar_address(unsigned bar, u64 offset, unsigned bytes) const {
     TRY(usable());
-    if (bar >= device_->bars.size()) return fail(Errno::einval);
-    const PciResource& resource = device_->bars[bar];
-    if (resource.bytes < bytes || offset > resource.bytes - bytes) return fail(Errno::einval);
-    return PhysAddr{resource.address + offset};
+    const u64 end = bar < device_->bars.size() ? device_->bars[bar].bytes : 0;
+    if (end < bytes || offset > end - bytes) {
+        REACHED("vfio.access.beyond_bar");
+        return fail(Errno::einval);
+    }
+    return PhysAddr{device_->bars[bar].address + offset};
 }
 
 Result<u64> VfioFile::read(unsigned bar, u64 offset, unsigned bytes) const {
@@ -159,54 +186,65 @@ bool VfioFile::interrupts_on() const {
 
 Result<> VfioFile::enable_interrupts(u16 vectors, std::function<void(u16)> trigger) {
     TRY(usable());
-    if (!device_->msix_cap || vectors == 0 || vectors > (msix_flags() & pci::MSIX_FLAGS_QSIZE) + 1)
+    if (!device_->msix_cap || vectors == 0 || vectors > (msix_flags() & pci::MSIX_FLAGS_QSIZE) + 1) {
+        REACHED("vfio.interrupts.no_such_vector");
         return fail(Errno::einval);
-    free_vectors();
+    }
+    auto fresh = TRY(allocate_vectors(vectors, trigger));
     // A vector that was masked by the previous owner keeps what is pending in it.
     set_msix_flags(msix_flags() | pci::MSIX_FLAGS_ENABLE | pci::MSIX_FLAGS_MASKALL);
-    for (u16 index = 0; index < vectors; ++index)
-        if (const auto written = write_vector(index, trigger); !written) {
-            free_vectors();
-            set_msix_flags(msix_flags() & ~u32{pci::MSIX_FLAGS_ENABLE});
-            return written;
-        }
+    for (u16 index = 0; index < vectors; ++index) write_vector(index, fresh[index]);
+    free_vectors(allocated_);
+    allocated_ = std::move(fresh);
     vectors_ = vectors;
     set_msix_flags(msix_flags() & ~u32{pci::MSIX_FLAGS_MASKALL});
     return {};
 }
 
-Result<> VfioFile::write_vector(u16 index, const std::function<void(u16)>& trigger) {
-    const u8 vector = TRY(kernel_.irq.request([trigger, index] { trigger(index); }));
-    const auto remapped = kernel_.iommu.allocate_interrupt(*device_, vector);
-    if (!remapped) {
-        kernel_.irq.free(vector);
-        return fail(remapped.error());
+Result<std::vector<VfioFile::Vector>> VfioFile::allocate_vectors(u16 count, const std::function<void(u16)>& trigger) {
+    std::vector<Vector> made;
+    const auto undo = [&](Errno error) {
+        REACHED("vfio.interrupts.undone");
+        free_vectors(made);
+        return fail(error);
+    };
+    for (u16 index = 0; index < count; ++index) {
+        const auto vector = kernel_.irq.request([trigger, index] { trigger(index); });
+        if (!vector) return undo(vector.error());
+        const auto remapped = kernel_.iommu.allocate_interrupt(*device_, *vector);
+        if (!remapped) {
+            kernel_.irq.free(*vector);
+            return undo(remapped.error());
+        }
+        made.push_back({*vector, *remapped});
     }
-    allocated_.push_back({vector, *remapped});
-    const u64 address = *remapped ? vtd::remappable_message(**remapped) : vtd::message_base;
-    const u32 data = *remapped ? 0 : vector;
+    return made;
+}
+
+void VfioFile::write_vector(u16 index, const Vector& vector) {
+    const u64 address = vector.remapped ? vtd::remappable_message(*vector.remapped) : vtd::message_base;
+    const u32 data = vector.remapped ? 0 : vector.vector;
     const u32 table = kernel_.pci.read(*device_, static_cast<u16>(device_->msix_cap + pci::MSIX_TABLE), 4);
     const PhysAddr entry{device_->bars[table & 7].address + (table & ~7u) + index * pci::MSIX_ENTRY_BYTES};
     kernel_.machine.mmio_write(entry, 4, address & 0xffff'ffff);
     kernel_.machine.mmio_write(entry + 4, 4, address >> 32);
     kernel_.machine.mmio_write(entry + 8, 4, data);
     kernel_.machine.mmio_write(entry + 12, 4, 0);
-    return {};
 }
 
-void VfioFile::free_vectors() {
-    for (const Vector& one : allocated_) {
+void VfioFile::free_vectors(std::vector<Vector>& vectors) {
+    for (const Vector& one : vectors) {
         kernel_.irq.free(one.vector);
         if (one.remapped) kernel_.iommu.free_interrupt(*device_, *one.remapped);
     }
-    allocated_.clear();
-    vectors_ = 0;
+    vectors.clear();
 }
 
 void VfioFile::disable_interrupts() {
     if (!device_->msix_cap) return;
     if (present()) set_msix_flags(msix_flags() & ~u32{pci::MSIX_FLAGS_ENABLE | pci::MSIX_FLAGS_MASKALL});
-    free_vectors();
+    free_vectors(allocated_);
+    vectors_ = 0;
 }
 
 Result<> VfioFile::mask_interrupts(bool masked) {

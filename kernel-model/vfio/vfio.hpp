@@ -9,6 +9,8 @@
 // again. A function that was preserved by the previous kernel is neither reset nor to be had by opening: only the file
 // handler that restores it can make its file (adopt).
 //
+// Removal of an open function does what closing does, preserved or not; to close what is left of it does nothing more.
+//
 // Frozen: no access but close works (EIO); what a preserved file is between freeze and the jump.
 //
 // Shutdown for kexec: a function that is kept running is left alone; another one that is open is reset.
@@ -42,13 +44,16 @@ public:
     const PciDevice& device() const { return *device_; }
     /// The function behind it is still the one that was opened.
     bool present() const { return !device_->removed; }
+    /// Interrupts off, out of its domain, reset, no bus master: what closing does, and removal.
+    void let_go();
 
     Result<u64> read(unsigned bar, u64 offset, unsigned bytes) const;
     Result<> write(unsigned bar, u64 offset, unsigned bytes, u64 value);
     Result<> reset();
 
     /// VFIO_DEVICE_SET_IRQS: MSI-X with `vectors` vectors, each calling `trigger(vector)`; the table is written while
-    /// masked, then the function is unmasked (what was pending arrives) and MSI-X enabled.
+    /// masked, then the function is unmasked (what was pending arrives) and MSI-X enabled. On failure what was set up
+    /// before stays.
     Result<> enable_interrupts(u16 vectors, std::function<void(u16)> trigger);
     void disable_interrupts();
     /// The function mask of MSI-X: messages wait in the pending bits.
@@ -68,18 +73,19 @@ private:
     u32 msix_flags() const;
     void set_msix_flags(u32 flags);
     Result<> usable() const;
+    struct Vector {
+        u8 vector;
+        std::optional<u16> remapped;
+    };
+    Result<std::vector<Vector>> allocate_vectors(u16 count, const std::function<void(u16)>& trigger);
+    void write_vector(u16 index, const Vector& vector);
+    void free_vectors(std::vector<Vector>& vectors);
     Result<PhysAddr> bar_address(unsigned bar, u64 offset, unsigned bytes) const;
-    Result<> write_vector(u16 index, const std::function<void(u16)>& trigger);
-    void free_vectors();
 
     Kernel& kernel_;
     PciDevice* device_;
     bool frozen_ = false;
     u16 vectors_ = 0;
-    struct Vector {
-        u8 vector;
-        std::optional<u16> remapped;
-    };
     std::vector<Vector> allocated_;
 };
 

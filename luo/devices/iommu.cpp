@@ -11,12 +11,20 @@ namespace {
 constexpr u64 arrays_max = 4096;
 constexpr u32 address_bits = 48;
 
+/// Of whom the record speaks; nullopt: nobody can have that requester id.
+std::optional<PciAddress> source_of(const abi::IommuDeviceSer& device) {
+    if (device.devid > 0xffff) return std::nullopt;
+    return PciAddress{device.pci_domain, Bdf(static_cast<u16>(device.devid))};
+}
+
 }  // namespace
 
 IommuParticipant::IommuParticipant(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestrator)
     : kernel_(kernel),
       pages_(kernel, kho, orchestrator, abi::IOMMU_SUBSYSTEM, FrameClass::subsystem),
-      subsystem_(kernel, orchestrator, abi::IOMMU_SUBSYSTEM, [this](PhysAddr data) { boot(data); }) {}
+      subsystem_(
+          kernel, orchestrator, abi::IOMMU_SUBSYSTEM, [this](PhysAddr data) { boot(data); },
+          [this] { finish_unclaimed(); }) {}
 
 // --- arrays of objects -------------------------------------------------------------------------------------------
 
@@ -248,9 +256,10 @@ void IommuParticipant::boot(PhysAddr top) {
         throw KernelPanic(fmt::format("iommu: live update version {} is not {}", ser.version, abi::IOMMU_VERSION));
     }
     const auto units = read_array(PhysAddr{ser.iommu_array}, sizeof(abi::IommuHwSer), "units");
-    incoming_domain_records_ = read_array(PhysAddr{ser.domain_array}, sizeof(abi::IommuDomainSer), "domains");
-    incoming_device_records_ = read_array(PhysAddr{ser.device_array}, sizeof(abi::IommuDeviceSer), "devices");
-    open_objects_ = incoming_domain_records_.size() + incoming_device_records_.size();
+    for (const PhysAddr record : read_array(PhysAddr{ser.domain_array}, sizeof(abi::IommuDomainSer), "domains"))
+        incoming_domains_.emplace(record, nullptr);
+    for (const PhysAddr record : read_array(PhysAddr{ser.device_array}, sizeof(abi::IommuDeviceSer), "devices"))
+        incoming_devices_.emplace(record, kernel_.machine.ram.read<abi::IommuDeviceSer>(record));
     for (const PhysAddr unit : units) adopt_unit(unit);
 }
 
@@ -273,13 +282,34 @@ void IommuParticipant::adopt_unit(PhysAddr record) {
 }
 
 void IommuParticipant::probe() {
-    for (const PhysAddr record : incoming_domain_records_)
-        if (auto domain = rebuild(record)) incoming_domains_[record] = std::move(domain);
-    for (const PhysAddr record : incoming_device_records_) {
-        const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
-        const auto domain = incoming_domain(PhysAddr{ser.domain});
-        if (domain) domain->domain_id = static_cast<u16>(ser.attachment_id);
+    for (auto& [record, domain] : incoming_domains_) domain = rebuild(record);
+    for (const auto& [record, device] : incoming_devices_) {
+        const auto domain = incoming_domain(PhysAddr{device.domain});
+        if (!domain) continue;
+        const auto id = domain_id_of(device, *domain);
+        if (id != device.attachment_id) REACHED("luo.iommu.attachment_bad");
+        if (id) domain->domain_id = *id;
     }
+}
+
+/// The id under which the unit knows what it fetches from the domain's tables for that device.
+std::optional<u16> IommuParticipant::domain_id_of(const abi::IommuDeviceSer& device,
+                                                  const IommuDomain& domain) const {
+    const PhysicalMemory& ram = kernel_.machine.ram;
+    const auto source = source_of(device);
+    // The function itself may be out of sight, behind a bridge that makes no sense. Its segment has one unit.
+    std::optional<IommuDriver::UnitView> unit;
+    for (const auto& found : kernel_.pci.devices())
+        if (!unit && source && found->address.segment == source->segment) unit = kernel_.iommu.unit_of(*found);
+    if (!unit) return std::nullopt;
+    const auto root = ram.read<vtd::RootEntry>(unit->root_table + source->bdf.bus() * sizeof(vtd::RootEntry));
+    if (!root.present()) return std::nullopt;
+    const auto entry =
+        ram.read<vtd::ContextEntry>(root.context_table() + source->bdf.devfn() * sizeof(vtd::ContextEntry));
+    if (!entry.present() || entry.top_table() != domain.top().phys()) return std::nullopt;
+    for (const auto& [record, other] : incoming_domains_)
+        if (other && other.get() != &domain && other->domain_id == entry.domain_id()) return std::nullopt;
+    return entry.domain_id();
 }
 
 std::shared_ptr<IommuDomain> IommuParticipant::rebuild(PhysAddr record) {
@@ -319,48 +349,44 @@ std::shared_ptr<IommuDomain> IommuParticipant::incoming_domain(PhysAddr record) 
 }
 
 bool IommuParticipant::names_another(PhysAddr record, PciAddress device) const {
-    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
-    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
-    return PciAddress{ser.pci_domain, Bdf(ser.devid)} != device;
+    const auto at = incoming_devices_.find(record);
+    return at != incoming_devices_.end() && source_of(at->second) != device;
 }
 
 bool IommuParticipant::attached_to(PhysAddr record, const IommuDomain& domain) const {
-    if (std::ranges::find(incoming_device_records_, record) == incoming_device_records_.end()) return false;
-    const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(record);
-    return incoming_domain(PhysAddr{ser.domain}).get() == &domain;
+    const auto at = incoming_devices_.find(record);
+    return at != incoming_devices_.end() && incoming_domain(PhysAddr{at->second.domain}).get() == &domain;
 }
 
 void IommuParticipant::finish_domain(PhysAddr record, bool under_devices) {
     const auto at = incoming_domains_.find(record);
-    if (std::erase(incoming_domain_records_, record)) --open_objects_;
-    if (at != incoming_domains_.end()) {
-        const auto domain = at->second;
-        incoming_domains_.erase(at);
-        if (!under_devices) block_devices(record, *domain);
-        domain->attached = 0;
-        static_cast<void>(kernel_.iommu.destroy_domain(*domain));
-    }
-    release_incoming_if_done();
+    if (at == incoming_domains_.end()) return;
+    const auto domain = at->second;
+    incoming_domains_.erase(at);
+    if (!domain) return;
+    if (!under_devices) block_devices(record, *domain);
+    domain->attached = 0;
+    static_cast<void>(kernel_.iommu.destroy_domain(*domain));
 }
 
 /// Nobody has claimed the devices that walk this domain: their context entries go before the tables do.
 void IommuParticipant::block_devices(PhysAddr record, IommuDomain& domain) {
-    for (const PhysAddr device : incoming_device_records_) {
-        const auto ser = kernel_.machine.ram.read<abi::IommuDeviceSer>(device);
-        if (PhysAddr{ser.domain} != record) continue;
-        const PciAddress source{ser.pci_domain, Bdf(ser.devid)};
-        const PciDevice* claimed = kernel_.pci.find(source);
-        if (!claimed || !kernel_.iommu.domain_of(*claimed)) kernel_.iommu.block(source, domain.domain_id);
+    for (const auto& [at, device] : incoming_devices_) {
+        const auto source = source_of(device);
+        if (PhysAddr{device.domain} != record || !source) continue;
+        const PciDevice* claimed = kernel_.pci.find(*source);
+        if (!claimed || !kernel_.iommu.domain_of(*claimed)) kernel_.iommu.block(*source, domain.domain_id);
     }
 }
 
-void IommuParticipant::finish_device(PhysAddr record) {
-    if (std::erase(incoming_device_records_, record)) --open_objects_;
-    release_incoming_if_done();
-}
-
-void IommuParticipant::release_incoming_if_done() {
-    if (open_objects_ || incoming_pages_.empty()) return;
+void IommuParticipant::finish_unclaimed() {
+    std::vector<PhysAddr> unclaimed;
+    for (const auto& [record, domain] : incoming_domains_)
+        if (domain.use_count() <= 1) unclaimed.push_back(record);  // no file has it
+    for (const PhysAddr record : unclaimed) {
+        REACHED("luo.iommu.unclaimed");
+        finish_domain(record);
+    }
     for (const PhysAddr page : incoming_pages_) pages_.free(page);
     incoming_pages_.clear();
 }

@@ -10,12 +10,15 @@
 // New kernel: 1. boot, before the units are found: arrays, root and context tables are restored; the driver adopts
 // them. 2. Domains are rebuilt when devices are probed: the tree is walked and each table page restored. 3. Files ask
 // for their domain by the record's address. 4. When the owner has moved every device to a domain of its own, the old
-// one is destroyed: invalidated, freed. 5. With the last object the arrays go.
+// one is destroyed: invalidated, freed. 5. At FINISH what no file has is destroyed, and the arrays go.
 //
 // Unhappy paths: 1. ENOMEM or KHO's errno for any page: what was preserved for this call is taken back. 2. Version, or
 // an array that is missing: panic, since translation was left on. 3. A root or context table that cannot be restored:
 // panic. 4. An entry of a page table that points outside RAM as if it were a table: left out, with a log line. In
-// editions without page magic a table page that nobody preserved is restored all the same, and nobody notices.
+// editions without page magic a table page that nobody preserved is restored all the same, and nobody notices. 5. A
+// record that no file names (its own was lost or refused): its domain goes at FINISH, its devices blocked. 6. The record
+// of an attachment names another domain id than the context entry: the entry counts, since the unit goes by it; none
+// where it walks other tables, or another domain has that id.
 //
 // Objects are never moved or used again: removal marks them DELETED.
 // Source: the series "iommu: Add live update state preservation".
@@ -23,6 +26,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "luo/abi/devices.hpp"
 #include "luo/devices/record.hpp"
@@ -56,7 +60,7 @@ public:
     /// Takes the domain out of the books and destroys it. Devices that nobody claimed lose their context entry first;
     /// those that were have left the domain. `under_devices`: they go on walking it (a planned fault).
     void finish_domain(PhysAddr record, bool under_devices = false);
-    void finish_device(PhysAddr record);
+    void finish_device(PhysAddr record) { incoming_devices_.erase(record); }
 
 private:
     struct Array {
@@ -82,8 +86,9 @@ private:
     void adopt_unit(PhysAddr record);
     std::shared_ptr<IommuDomain> rebuild(PhysAddr record);
     bool collect_tables(PhysAddr table, unsigned level, std::vector<Pfn>& tables);
+    std::optional<u16> domain_id_of(const abi::IommuDeviceSer& device, const IommuDomain& domain) const;
     void block_devices(PhysAddr record, IommuDomain& domain);
-    void release_incoming_if_done();
+    void finish_unclaimed();
 
     Kernel& kernel_;
     RecordPages pages_;
@@ -100,9 +105,8 @@ private:
     std::map<PciAddress, PhysAddr> preserved_devices_;
     // Incoming.
     std::vector<PhysAddr> incoming_pages_;
-    std::vector<PhysAddr> incoming_domain_records_, incoming_device_records_;
-    std::map<PhysAddr, std::shared_ptr<IommuDomain>> incoming_domains_;
-    u64 open_objects_ = 0;
+    std::map<PhysAddr, std::shared_ptr<IommuDomain>> incoming_domains_;  // nullptr: could not be rebuilt
+    std::map<PhysAddr, abi::IommuDeviceSer> incoming_devices_;
 };
 
 }  // namespace kexec_sim::luo

@@ -1,6 +1,7 @@
 #include "luo/devices/iommufd_handler.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
@@ -30,6 +31,11 @@ IommufdHandler::IommufdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orch
       pages_(kernel, kho, orchestrator, abi::IOMMUFD_COMPATIBLE, FrameClass::handler),
       iommu_(iommu) {}
 
+IommufdHandler::~IommufdHandler() {
+    // A file that only a device has asked for dies with the kernel, not by a release.
+    kernel_.vfs.destroy_all();
+}
+
 bool IommufdHandler::can_preserve(File& file) {
     return dynamic_cast<IommufdFile*>(&file) && iommu_.ensure_registered();
 }
@@ -38,6 +44,10 @@ bool IommufdHandler::can_preserve(File& file) {
 
 Result<> IommufdHandler::prepare(File& file, u64& data) {
     IommufdFile& owner = iommufd(file);
+    if (prepared(owner)) {
+        REACHED("luo.iommufd.second_token");
+        return fail(Errno::ebusy);
+    }
     if (owner.restored && owner.restored->attached) return fail(Errno::ebusy);
     if (!memory_prepared(owner)) {
         REACHED("luo.iommufd.memory_not_preserved");
@@ -68,9 +78,18 @@ Result<> IommufdHandler::prepare(File& file, u64& data) {
 }
 
 Result<> IommufdHandler::freeze(File& file, u64&) {
-    if (memory_prepared(iommufd(file))) return {};
-    REACHED("luo.iommufd.memory_cancelled");
-    return fail(Errno::einval);
+    if (!memory_prepared(iommufd(file))) {
+        REACHED("luo.iommufd.memory_cancelled");
+        return fail(Errno::einval);
+    }
+    for (const auto& [iova, mapping] : iommufd(file).mappings()) {
+        if (!mapping.peer) continue;
+        const PciDevice* peer = kernel_.pci.find(*mapping.peer);
+        if (peer && peer->keep_running) continue;
+        REACHED("luo.iommufd.peer_not_preserved");
+        return fail(Errno::einval);
+    }
+    return {};
 }
 
 void IommufdHandler::cancel(File& file, u64 data) {
@@ -94,7 +113,10 @@ Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
     const auto known = incoming_.find(record);
     if (known != incoming_.end())
         if (auto file = known->second.known.lock()) return file;
-    if (known != incoming_.end() || !pages_.restore(record)) return fail(Errno::enoent);
+    if (known != incoming_.end() || !pages_.restore(record)) {
+        REACHED("luo.iommufd.record_lost");
+        return fail(Errno::enoent);
+    }
     const PhysicalMemory& ram = kernel_.machine.ram;
     const u64 count = ram.read<abi::IommufdSer>(record).nr_hwpts;
     const auto hwpt = ram.read<abi::IommufdHwptSer>(record + sizeof(abi::IommufdSer));
@@ -105,12 +127,13 @@ Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
     }
     const auto domain = iommu_.incoming_domain(PhysAddr{hwpt.domain_data});
     if (!domain) {
+        REACHED("luo.iommufd.domain_lost");
         pages_.free(record);
         return fail(Errno::enoent);
     }
     auto file = open_iommufd(kernel_, fmt::format("iommufd {:#x}", record.raw));
     file->restored = domain;
-    file->on_moved = [this](IommufdFile& moved) { moved_over(moved); };
+    file->on_moved = [this, record](IommufdFile& moved) { moved_over(record, moved); };
     incoming_[record] = {PhysAddr{hwpt.domain_data}, file, file};
     return file;
 }
@@ -122,15 +145,14 @@ Result<FileRef> IommufdHandler::retrieve(u64 data) {
     return FileRef(std::move(file));
 }
 
-void IommufdHandler::moved_over(IommufdFile& file) {
-    for (auto at = incoming_.begin(); at != incoming_.end(); ++at) {
-        if (at->second.known.lock().get() != &file || !at->second.finish_when_idle) continue;
-        if (file.restored && file.restored->attached) return;
-        file.restored.reset();
-        iommu_.finish_domain(at->second.domain);
-        incoming_.erase(at);
-        return;
-    }
+void IommufdHandler::moved_over(PhysAddr record, IommufdFile& file) {
+    const auto at = incoming_.find(record);
+    if (at == incoming_.end() || !at->second.finish_when_idle) return;
+    if (file.restored && file.restored->attached) return;
+    file.restored.reset();
+    const PhysAddr domain = at->second.domain;
+    incoming_.erase(at);
+    iommu_.finish_domain(domain);
 }
 
 void IommufdHandler::finish(File* file, u64 data, bool) {
@@ -138,15 +160,17 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
     if (!file) {
         // Nobody asked for it. A device may have, which holds the file; then only its devices end with it.
         const auto known = incoming(record);
-        const auto domain = known ? (*known)->restored : nullptr;
-        for (const auto& device : kernel_.pci.devices())
-            if (domain && kernel_.iommu.domain_of(*device) == domain) kernel_.iommu.detach(*device);
-        if (known) {
-            (*known)->restored.reset();
-            iommu_.finish_domain(incoming_[record].domain);
-            pages_.free(record);
+        if (!known) {
+            incoming_.erase(record);
+            return;
         }
+        const auto domain = std::exchange((*known)->restored, nullptr);
+        for (const auto& device : kernel_.pci.devices())
+            if (kernel_.iommu.domain_of(*device) == domain) kernel_.iommu.detach(*device);
+        const Incoming ended = std::move(incoming_[record]);
         incoming_.erase(record);
+        iommu_.finish_domain(ended.domain);
+        if (ended.file) pages_.free(record);
         return;
     }
     const auto at = incoming_.find(record);

@@ -1,10 +1,14 @@
 #include "luo/devices/kvm_handler.hpp"
 
+#include <algorithm>
+
 #include "kernel-model/abi_write.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
 namespace {
+
+constexpr u16 asids = 1024;  // more than any processor has
 
 VmFile& vm_file(File& file) { return dynamic_cast<VmFile&>(file); }
 
@@ -19,22 +23,18 @@ bool KvmHandler::can_preserve(File& file) { return dynamic_cast<VmFile*>(&file) 
 
 // --- the old kernel ----------------------------------------------------------------------------------------------
 
-Result<std::vector<abi::KvmRun>> KvmHandler::private_runs(const VmFile& vm) const {
+Result<> KvmHandler::prepare(File& file, u64& data) {
+    VmFile& vm = vm_file(file);
+    if (vm.preserved) {
+        REACHED("luo.kvm.second_token");
+        return fail(Errno::ebusy);
+    }
     std::vector<abi::KvmRun> runs;
-    if (!vm.snp_context()) return runs;
-    const u64 pages = vm.private_bytes() >> page_shift;
-    for (const FileExtent& extent : vm.memory()->extents())
-        if (extent.index < pages) runs.push_back({extent.pfn.raw, std::min(extent.pages, pages - extent.index)});
+    for (const PfnRange& run : vm.private_runs()) runs.push_back({run.begin.raw, run.pages()});
     if (runs.size() > abi::kvm_runs_max) {
         REACHED("luo.kvm.too_many_runs");
         return fail(Errno::e2big);
     }
-    return runs;
-}
-
-Result<> KvmHandler::prepare(File& file, u64& data) {
-    VmFile& vm = vm_file(file);
-    const auto runs = TRY(private_runs(vm));
     const auto context = vm.snp_context();
     const PhysAddr record = TRY(pages_.allocate("kvm.ser"));
     if (context)
@@ -66,7 +66,10 @@ void KvmHandler::cancel(File& file, u64 data) {
 
 Result<FileRef> KvmHandler::retrieve(u64 data) {
     const PhysAddr record{data};
-    if (!pages_.restore(record)) return fail(Errno::enoent);
+    if (!pages_.restore(record)) {
+        REACHED("luo.kvm.record_lost");
+        return fail(Errno::enoent);
+    }
     const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
     if (ser.type != abi::KVM_TYPE_DEFAULT && ser.type != abi::KVM_TYPE_SNP) {
         REACHED("luo.kvm.type_unknown");
@@ -88,7 +91,7 @@ Result<> KvmHandler::adopt_confidential(VmFile& vm, const abi::KvmSer& ser, Phys
         reclaim_memory(ser, record);
         return restored;
     }
-    const auto adopted = vm.adopt_context(context);
+    const auto adopted = vm.adopt_context(context, incoming_runs(ser, record));
     if (!adopted) {
         REACHED("luo.kvm.context_unknown");
         reclaim_memory(ser, record);
@@ -112,15 +115,48 @@ void KvmHandler::discard_confidential(const abi::KvmSer& ser, PhysAddr record) {
     if (pages_.restore(context)) give_back_context(context);
 }
 
+/// The runs of the record, without those that are somebody else's.
+std::vector<PfnRange> KvmHandler::incoming_runs(const abi::KvmSer& ser, PhysAddr record) const {
+    const Machine& machine = kernel_.machine;
+    const auto asid = machine.snp.context_asid(PhysAddr{ser.snp_context}.pfn());
+    const u64 frames = machine.ram.bytes_max() >> page_shift;
+    std::vector<PfnRange> runs;
+    u64 gfn = 0;
+    for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
+        const auto run = machine.ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        if (run.pages == 0 || run.pfn > frames || run.pages > frames - run.pfn) continue;
+        const PfnRange memory = pfn_range(Pfn{run.pfn}, run.pages);
+        const u16 owner = owner_of(memory, gfn);
+        gfn += run.pages;
+        if (owner && (asid ? owner == *asid : !has_vm(owner)))
+            runs.push_back(memory);
+        else
+            REACHED("luo.kvm.run_of_another");
+    }
+    return runs;
+}
+
+/// The guest that has all of them, from that guest page on; 0: none has.
+u16 KvmHandler::owner_of(PfnRange frames, u64 gfn) const {
+    SnpFirmware& snp = kernel_.machine.snp;
+    for (Pfn frame = frames.begin; frame < frames.end; frame = frame + 1)
+        if (snp.owner(frame) != RmpOwner::guest) return 0;
+    // Assigning what is assigned like that already changes nothing; anything else is refused.
+    for (u16 asid = 1; asid < asids; ++asid)
+        if (snp.assign(frames, asid, gfn)) return asid;
+    return 0;
+}
+
+bool KvmHandler::has_vm(u16 asid) const {
+    return std::ranges::any_of(kernel_.kvm.vms(), [asid](const auto& one) {
+        const auto vm = one.lock();
+        return vm && vm->asid() == asid;
+    });
+}
+
 /// Private memory becomes the host's again, or whoever is given it next dies of an RMP fault.
 void KvmHandler::reclaim_memory(const abi::KvmSer& ser, PhysAddr record) {
-    const PhysicalMemory& ram = kernel_.machine.ram;
-    const u64 frames = ram.bytes_max() >> page_shift;
-    for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
-        const auto run = ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
-        if (run.pfn > frames || run.pages > frames - run.pfn) continue;
-        static_cast<void>(kernel_.machine.snp.reclaim(pfn_range(Pfn{run.pfn}, run.pages)));
-    }
+    for (const PfnRange& run : incoming_runs(ser, record)) static_cast<void>(kernel_.machine.snp.reclaim(run));
 }
 
 void KvmHandler::give_back_context(PhysAddr context) {

@@ -7,9 +7,12 @@
 // Prepare: the context page is preserved; a record. Retrieve: a VM without memory or vCPUs; the VMM gives it both. A
 // confidential VM that nobody retrieves is taken apart at finish: its frames are reclaimed, its context destroyed.
 //
-// Unhappy paths: 1. E2BIG: private memory in more pieces than a record holds. 2. ENOMEM, KHO's errno. 3. Retrieve:
-// ENOENT: record or context page cannot be restored, or the firmware does not know it; the private memory is the host's
-// again, so that whoever has the file of guest memory can close it. EINVAL: a type that is none.
+// Unhappy paths: 1. E2BIG: private memory in more pieces than a record holds. EBUSY: prepared already, under another
+// token. 2. ENOMEM, KHO's errno. 3. Retrieve: ENOENT: record or context page cannot be restored, or the firmware does
+// not know it; the private memory is the host's again, so that whoever has the file of guest memory can close it.
+// EINVAL: a type that is none. 4. A run that is not this guest's, from one end to the other and at its guest address:
+// left to whoever has it. Where nobody knows the context, not even whose it was: the frames of any guest but those that
+// have a VM here.
 // Source: the record's first field is that of "liveupdate: kvm: Guest_memfd preservation"; the rest is ours, there is no
 // series for SEV-SNP.
 #pragma once
@@ -31,9 +34,11 @@ public:
     bool provides(LuoCallback callback) const override { return callback != LuoCallback::freeze; }
 
 private:
-    Result<std::vector<abi::KvmRun>> private_runs(const VmFile& vm) const;
     Result<> adopt_confidential(VmFile& vm, const abi::KvmSer& ser, PhysAddr record);
     void discard_confidential(const abi::KvmSer& ser, PhysAddr record);
+    std::vector<PfnRange> incoming_runs(const abi::KvmSer& ser, PhysAddr record) const;
+    u16 owner_of(PfnRange frames, u64 gfn) const;
+    bool has_vm(u16 asid) const;
     void reclaim_memory(const abi::KvmSer& ser, PhysAddr record);
     void give_back_context(PhysAddr context);
     Kernel& kernel_;

@@ -13,24 +13,20 @@ Result<PhysAddr> RecordPages::allocate(std::string_view site) {
 
 void RecordPages::release(PhysAddr page) {
     const Folio folio{page.pfn(), Order{0}};
-    if (kho_.finalized()) {
-        orchestrator_.after_abort([this, folio] {
-            static_cast<void>(kho_.unpreserve_folio(folio, who_));
-            kernel_.pages.free_folio(folio);
-        });
-        return;
-    }
-    static_cast<void>(kho_.unpreserve_folio(folio, who_));
-    kernel_.pages.free_folio(folio);
+    give_up(folio, [this, folio] { kernel_.pages.free_folio(folio); });
 }
 
 void RecordPages::unpreserve(Pfn page) {
-    const Folio folio{page, Order{0}};
-    if (kho_.finalized()) {
-        orchestrator_.after_abort([this, folio] { static_cast<void>(kho_.unpreserve_folio(folio, who_)); });
-        return;
-    }
-    static_cast<void>(kho_.unpreserve_folio(folio, who_));
+    give_up({page, Order{0}}, [] {});
+}
+
+void RecordPages::give_up(Folio folio, std::function<void()> then) {
+    auto work = [this, folio, then = std::move(then)] {
+        static_cast<void>(kho_.unpreserve_folio(folio, who_));
+        then();
+    };
+    if (kho_.finalized()) return orchestrator_.after_abort(std::move(work));
+    work();
 }
 
 Result<> RecordPages::restore(PhysAddr page, FrameClass as) {
@@ -43,7 +39,7 @@ Result<> RecordPages::restore(PhysAddr page, FrameClass as) {
 // --- subsystems --------------------------------------------------------------------------------------------------
 
 HandleSubsystem::HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std::string name,
-                                 std::function<void(PhysAddr)> boot)
+                                 std::function<void(PhysAddr)> boot, std::function<void()> finish)
     : kernel_(kernel),
       orchestrator_(orchestrator) {
     subsystem_.name = std::move(name);
@@ -51,7 +47,10 @@ HandleSubsystem::HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std
         *data = handle_.raw;  // 0 so far, where no file has been prepared yet
         return 0;
     };
-    subsystem_.cancel = subsystem_.finish = [](u64) {};
+    subsystem_.cancel = [](u64) {};
+    subsystem_.finish = [finish = std::move(finish)](u64) {
+        if (finish) finish();
+    };
     subsystem_.boot = [boot = std::move(boot)](u64 data) {
         if (data) boot(PhysAddr{data});
     };

@@ -1,6 +1,7 @@
 // A page of its own for something that is handed over: allocated, filled, preserved; restored and freed by the heir.
 #pragma once
 
+#include <functional>
 #include <set>
 #include <string_view>
 
@@ -23,7 +24,7 @@ public:
 
     /// ENOMEM; KHO's errno. Zeroed and preserved.
     Result<PhysAddr> allocate(std::string_view site);
-    /// Takes it back: unpreserved and freed. While KHO is finalized it takes nothing back: then, once KHO is aborted.
+    /// Takes it back: unpreserved and freed.
     void release(PhysAddr page);
     /// Preserves, or gives up, a folio that somebody else owns.
     Result<> preserve(Pfn page) { return kho_.preserve_folio({page, Order{0}}, who_); }
@@ -38,6 +39,9 @@ public:
     }
 
 private:
+    /// Unpreserves, and does what is left. KHO takes nothing back while it is finalized: then, once it is aborted.
+    void give_up(Folio folio, std::function<void()> then);
+
     Kernel& kernel_;
     kho::Kho& kho_;
     Orchestrator& orchestrator_;
@@ -47,11 +51,13 @@ private:
 };
 
 /// A subsystem whose data handle is the address of a page that is made with the first thing to hand over, and goes with
-/// the last. It preserves and finishes nothing by itself: files do, one by one.
+/// the last. It preserves nothing by itself: files do, one by one.
 class HandleSubsystem {
 public:
-    /// `boot` is given the handle of the previous kernel, unless that is 0.
-    HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std::string name, std::function<void(PhysAddr)> boot);
+    /// `boot` is given the handle of the previous kernel, unless that is 0. `finish`: at FINISH, when no file can be asked
+    /// for any more, and before those that nobody asked for are discarded.
+    HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std::string name, std::function<void(PhysAddr)> boot,
+                    std::function<void()> finish = {});
     /// False: LUO is off, the kernel was built without this component, or LUO refuses. A subsystem that may be new to
     /// this update waits until it is wanted, in a kernel whose predecessor did not have it: LUO would panic at FINISH
     /// over it.

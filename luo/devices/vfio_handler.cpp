@@ -97,6 +97,7 @@ Result<> VfioHandler::bind(const VfioFile& vfio, const IommufdFile& owner, PhysA
 
 Result<> VfioHandler::freeze(File& file, u64& data) {
     VfioFile& vfio = vfio_file(file);
+    if (data == 0) return fail(Errno::einval);  // it was never prepared, whatever LUO was told
     if (vfio.interrupts_on()) {
         REACHED("luo.vfio.interrupts_on");
         return fail(Errno::ebusy);
@@ -128,12 +129,21 @@ PciDevice* VfioHandler::find_device(const abi::VfioSer& ser) const {
     return device && !device->is_bridge ? device : nullptr;
 }
 
+/// Reads the record into the books, and frees its page.
+Result<> VfioHandler::restore(PhysAddr record) {
+    if (const auto restored = pages_.restore(record); !restored) {
+        REACHED("luo.vfio.record_lost");
+        return restored;
+    }
+    incoming_[record] = kernel_.machine.ram.read<abi::VfioSer>(record);
+    pages_.free(record);
+    return {};
+}
+
 Result<FileRef> VfioHandler::retrieve(u64 data) {
     const PhysAddr record{data};
-    if (!pages_.restore(record)) return fail(Errno::enoent);
-    const auto ser = kernel_.machine.ram.read<abi::VfioSer>(record);
-    pages_.free(record);
-    incoming_[data] = ser;
+    if (!restore(record)) return fail(Errno::enoent);
+    const auto ser = incoming_[record];
     PciDevice* device = find_device(ser);
     if (!device) {
         REACHED("luo.vfio.no_such_device");
@@ -164,15 +174,10 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
 }
 
 void VfioHandler::finish(File* file, u64 data, bool) {
-    const auto known = incoming_.find(data);
-    abi::VfioSer ser{};
-    if (known != incoming_.end()) {
-        ser = known->second;
-    } else if (pages_.restore(PhysAddr{data})) {
-        ser = kernel_.machine.ram.read<abi::VfioSer>(PhysAddr{data});
-        pages_.free(PhysAddr{data});
-    }
-    incoming_.erase(data);
+    const PhysAddr record{data};
+    if (!incoming_.contains(record) && !restore(record)) return;
+    const auto ser = incoming_[record];
+    incoming_.erase(record);
     PciDevice* device = find_device(ser);
     if (device && !file) {
         // Nobody has it: it must not write where others live by now.

@@ -12,10 +12,11 @@
 //
 // Unhappy paths: 1. ENOENT: the iommufd is not prepared (at freeze: it was cancelled, or with late binding never
 // prepared). 2. EBUSY: interrupts are on; the function is preserved already. 3. EINVAL: shutdown has begun. 4. ENOMEM.
-// 5. Retrieve: ENODEV: there is no such function (the segment was cut to 16 bits; the bus has moved), the record of its
-// IOMMU attachment names another one, or another driver has it. 6. Retrieve: EINVAL: it names an iommufd and no
-// attachment, or the other way round, or an attachment to the page table of another iommufd; or a BAR
-// would have a size that there cannot be.
+// 5. Retrieve: ENOENT: the record, or that of the iommufd, cannot be restored. ENODEV: there is no such function (the
+// segment was cut to 16 bits; the bus has moved), the record of its IOMMU attachment names another one, or another
+// driver has it. EINVAL: it names an iommufd and no attachment, or the other way round, or an attachment to the page
+// table of another iommufd; or a BAR would have a size that there cannot be. 6. Finish of a record that cannot be
+// restored: nobody knows which function it was, and none is touched; its domain goes at FINISH.
 #pragma once
 
 #include "luo/devices/iommufd_handler.hpp"
@@ -39,6 +40,7 @@ private:
     Result<> preserve_attachment(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
     Result<> bind(const VfioFile& vfio, const IommufdFile& owner, PhysAddr record);
     Result<> preserve_all(VfioFile& vfio, u64& data);
+    Result<> restore(PhysAddr record);
     PciDevice* find_device(const abi::VfioSer& ser) const;
 
     Kernel& kernel_;
@@ -47,7 +49,7 @@ private:
     IommuParticipant& iommu_;
     IommufdHandler& iommufd_;
     bool late_binding_ = false;
-    std::map<u64, abi::VfioSer> incoming_;  // records that were retrieved, by handle
+    std::map<PhysAddr, abi::VfioSer> incoming_;  // records that were restored, and are not finished
 };
 
 }  // namespace kexec_sim::luo

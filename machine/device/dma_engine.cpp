@@ -169,13 +169,13 @@ BusStatus DmaEngine::transfer(const PciFabric::Route& route, const Descriptor& d
     tick.trailer_at = descriptor.dst + descriptor.len - trailer_bytes;
     tick.has_descriptor = true;
     u64 hash = 0;
-    const BusStatus status = hash_source(route, descriptor, hash);
+    const BusStatus status = hash_source(route, descriptor, tick, hash);
     if (status != BusStatus::ok) return status;
     std::memcpy(tick.trailer.data() + 8, &hash, sizeof hash);
     return write_trailer(route, tick, descriptor.cookie);
 }
 
-BusStatus DmaEngine::hash_source(const PciFabric::Route& route, const Descriptor& descriptor, u64& hash) {
+BusStatus DmaEngine::hash_source(const PciFabric::Route& route, const Descriptor& descriptor, Tick& tick, u64& hash) {
     FaultInjector& faults = fabric().machine().faults;
     const auto fault = faults.visit(FaultPoint::dma_read, name());
     if (fault && fault->kind == FaultKind::drop) {
@@ -189,9 +189,11 @@ BusStatus DmaEngine::hash_source(const PciFabric::Route& route, const Descriptor
     const std::byte* bytes = source.bytes;
     if (fault && fault->kind == FaultKind::flip) {
         if (fault->offset < descriptor.len) {
+            hash = XXH3_64bits(bytes, descriptor.len);
             if (bytes != buffer.data()) std::memcpy(buffer.data(), bytes, descriptor.len);
             buffer[fault->offset] ^= std::byte{1} << (fault->bit & 7);
-            bytes = buffer.data();
+            tick.misread_hash = XXH3_64bits(buffer.data(), descriptor.len);
+            return BusStatus::ok;
         } else {
             faults.missed(name());
         }
@@ -205,7 +207,14 @@ BusStatus DmaEngine::write_trailer(const PciFabric::Route& route, Tick& tick, u6
         return write_trailer_under_fault(route, tick, cookie, *fault);
     const u64 word = cookie ^ tick.sequence;
     std::memcpy(tick.trailer.data(), &word, sizeof word);
-    return fabric().dma_write(route, tick.trailer_at, tick.trailer);
+    return fabric().dma_write(route, tick.trailer_at, sent_trailer(tick));
+}
+
+/// What leaves the engine.
+DmaEngine::Trailer DmaEngine::sent_trailer(const Tick& tick) {
+    Trailer sent = tick.trailer;
+    if (tick.misread_hash) std::memcpy(sent.data() + 8, &*tick.misread_hash, sizeof(u64));
+    return sent;
 }
 
 BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Tick& tick, u64 cookie,
@@ -215,15 +224,14 @@ BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Ti
     if (repeats) --tick.sequence;
     const u64 word = cookie ^ tick.sequence;
     std::memcpy(tick.trailer.data(), &word, sizeof word);
+    Trailer sent = sent_trailer(tick);
     switch (fault.kind) {
-    case FaultKind::drop:
-    case FaultKind::skip:
-    case FaultKind::fail: REACHED("dma.tick.write_lost"); return BusStatus::lost;
+    case FaultKind::drop: REACHED("dma.tick.write_lost"); return BusStatus::lost;
     case FaultKind::misdirect: {
         const PhysAddr elsewhere{fault.address};
         if (!machine.ram.contains(elsewhere, trailer_bytes)) return BusStatus::lost;
         REACHED("dma.tick.misdirected");
-        machine.ram.write_bytes(elsewhere, tick.trailer);
+        machine.ram.write_bytes(elsewhere, sent);
         machine.device_referee.dma_written(function_, tick.trailer_at, phys_range(elsewhere, trailer_bytes));
         return BusStatus::ok;
     }
@@ -233,13 +241,13 @@ BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Ti
             break;
         }
         REACHED("dma.tick.duplicated");
-        const BusStatus status = fabric().dma_write(route, tick.trailer_at, tick.trailer);
+        const BusStatus status = fabric().dma_write(route, tick.trailer_at, sent);
         if (status != BusStatus::ok) return status;
         break;
     }
     case FaultKind::flip:
         if (fault.offset < trailer_bytes)
-            tick.trailer[fault.offset] ^= std::byte{1} << (fault.bit & 7);
+            sent[fault.offset] ^= std::byte{1} << (fault.bit & 7);
         else
             machine.faults.missed(name());
         break;
@@ -250,9 +258,11 @@ BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Ti
     case FaultKind::zero:
     case FaultKind::truncate:
     case FaultKind::replace:
+    case FaultKind::skip:
+    case FaultKind::fail:
     case FaultKind::lie: break;
     }
-    return fabric().dma_write(route, tick.trailer_at, tick.trailer);
+    return fabric().dma_write(route, tick.trailer_at, sent);
 }
 
 // --- trace ---------------------------------------------------------------------------------------------------------

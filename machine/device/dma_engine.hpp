@@ -105,8 +105,9 @@ private:
         u32 slot = 0;
         bool interrupt = false;
         u64 trailer_at = 0;
-        bool has_descriptor = false;  // else `trailer_at` says nothing
-        Trailer trailer{};
+        bool has_descriptor = false;      // else `trailer_at` says nothing
+        Trailer trailer{};                // as it should be
+        std::optional<u64> misread_hash;  // a planned fault: what the engine takes for the source's
     };
     void event_due(u64 now_ns, u64 argument) override;
     void emit_held(TraceRecorder& trace) override;
@@ -116,7 +117,8 @@ private:
     void wake();
     BusStatus process(Tick& tick);
     BusStatus transfer(const PciFabric::Route& route, const nic::Descriptor& descriptor, Tick& tick);
-    BusStatus hash_source(const PciFabric::Route& route, const nic::Descriptor& descriptor, u64& hash);
+    BusStatus hash_source(const PciFabric::Route& route, const nic::Descriptor& descriptor, Tick& tick, u64& hash);
+    static Trailer sent_trailer(const Tick& tick);
     BusStatus write_trailer(const PciFabric::Route& route, Tick& tick, u64 cookie);
     BusStatus write_trailer_under_fault(const PciFabric::Route& route, Tick& tick, u64 cookie,
                                         const FaultAction& fault);

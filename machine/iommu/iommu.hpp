@@ -66,9 +66,8 @@ public:
         u64 address = 0;     // physical
         u64 contiguous = 0;  // bytes from there that are translated alike
     };
-    /// Fault point iommu.walk[source function's name] where page tables are walked: `fail` and `drop` are a
-    /// `bad_next_table`; `flip`, `zero`, `truncate`, `replace` damage the leaf entry as it is read (not in RAM), and
-    /// `misdirect` puts its address into it.
+    /// Fault point iommu.walk[source function's name] where page tables are walked: `fail` is a `bad_next_table`; `flip`
+    /// and `zero` damage the leaf entry as it is read (not in RAM), and `misdirect` puts its address into it.
     Translation translate(Bdf source, u64 iova, bool write);
     /// An interrupt message of a device: the vector to deliver, or a fault. With remapping off the vector of the data.
     struct Remapped {

@@ -3,7 +3,7 @@
 //   1. every function is reset; no bus number, no BAR, no window
 //   2. buses are numbered depth first, in order of devfn; each segment's root bus is 0
 //   3. BARs get their places depth first: 32-bit ones from 0xc0000000 up to 0xfeb00000, 64-bit prefetchable ones from
-//      0x400000000000; each bridge's windows hold exactly what is below it, in steps of 1 MiB. All segments share these
+//      0x100000000000; each bridge's windows hold exactly what is below it, in steps of 1 MiB. All segments share these
 //      two ranges: there is one address space
 //   4. memory decode goes on everywhere, bus mastering on bridges only
 //   5. root ports and downstream ports redirect peer-to-peer requests to the root complex (ACS: source validation,
@@ -39,7 +39,7 @@ public:
 
 private:
     static constexpr u64 low_begin = 0xc000'0000, low_end = 0xfeb0'0000;
-    static constexpr u64 high_begin = 0x4000'0000'0000, high_end = 0x6000'0000'0000;
+    static constexpr u64 high_begin = 0x1000'0000'0000, high_end = 0x2000'0000'0000;
     static constexpr u64 window_bytes = MiB;
 
     static void number(PciFunction* first, u8 bus, u8& last_bus) {

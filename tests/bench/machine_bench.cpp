@@ -98,7 +98,7 @@ BENCHMARK(run_of_a_small_update)
 /// The main scenario with a guest of 256 GiB, in pages of 2 MiB, and another as large.
 void run_of_large_guests(benchmark::State& state) {
     for (auto _ : state)
-        if (!run_program({KEXEC_SIM_PROGRAM, "run", "--set", "memory=256GiB", "--set", "ram=528GiB",
+        if (!run_program({KEXEC_SIM_PROGRAM, "run", "--set", "memory=256GiB", "--set", "ram=560GiB",
                           KEXEC_SIM_SOURCE_DIR "/scenarios/vm/vm-live-update.yaml"},
                          &state.counters["resident_MiB"].value))
             state.SkipWithError("the run failed");

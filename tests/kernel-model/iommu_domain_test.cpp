@@ -119,6 +119,19 @@ TEST_CASE("unmap says ENOENT for holes and does not split a large page") {
     CHECK(world.domain.lookup(4 * MiB));
 }
 
+TEST_CASE("an unmap that fails in the middle has unmapped nothing") {
+    TableWorld world;
+    REQUIRE(world.map(0x10000, 0x10000, 0x2000) == Errno::ok);
+    REQUIRE(world.map(4 * MiB - page_bytes, 4 * MiB - page_bytes, 2 * MiB + page_bytes) == Errno::ok);
+    CHECK(world.unmap(0x10000, 0x3000) == Errno::enoent);
+    CHECK(world.domain.lookup(0x10000) == 0x10000);
+    CHECK(world.domain.lookup(0x11000) == 0x11000);
+    CHECK(world.unmap(4 * MiB - page_bytes, 2 * page_bytes) == Errno::enoent);  // would split the large page
+    CHECK(world.domain.lookup(4 * MiB - page_bytes) == 4 * MiB - page_bytes);
+    CHECK(world.domain.lookup(4 * MiB) == 4 * MiB);
+    CHECK(world.unmap(0x10000, 0x2000) == Errno::ok);
+}
+
 TEST_CASE("whichever table cannot be had, a failed map leaves nothing mapped and can be repeated") {
     // Over the end of a level 1 table: three tables for the first page, one more for the second.
     for (unsigned nth = 1; nth <= 4; ++nth) {

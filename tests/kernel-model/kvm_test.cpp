@@ -183,7 +183,9 @@ TEST_CASE("a confidential VM has a quarter of its memory to itself, and gives it
     CHECK(snp.owner(context) == RmpOwner::hypervisor);
     CHECK_FALSE(memory->pinned());
     CHECK(world.free_frames() == frames);
-    CHECK(*world.kernel->kvm.allocate_asid() == 1);
+    const auto next = world.vm();
+    REQUIRE(next->launch_confidential());
+    CHECK(next->asid() == 1);
 }
 
 TEST_CASE("a launch that fails keeps no id, no context and no page") {
@@ -195,10 +197,13 @@ TEST_CASE("a launch that fails keeps no id, no context and no page") {
     CHECK_FALSE(vm->snp_context());
     CHECK(vm->asid() == 0);
     CHECK(world.free_frames() == frames);
-    CHECK(*world.kernel->kvm.allocate_asid() == 1);
+    const auto other = world.vm();
+    REQUIRE(other->launch_confidential());
+    CHECK(other->asid() == 1);
     for (u16 asid = 2; asid <= 99; ++asid) world.kernel->kvm.reserve_asid(asid);
+    const u64 left = world.free_frames();
     CHECK(errno_of(vm->launch_confidential()) == Errno::ebusy);
-    CHECK(world.free_frames() == frames);
+    CHECK(world.free_frames() == left);
     world.kernel->kvm.free_asid(42);
     CHECK(vm->launch_confidential());
     CHECK(vm->asid() == 42);
@@ -211,17 +216,56 @@ TEST_CASE("only a context page that the firmware knows is adopted, and its id is
         return *world.kernel->pages.alloc_folio({.order = Order{0}, .site = "kvm.snp_context"});
     };
     auto vm = world.kernel->kvm.create_vm("vm");
-    CHECK(errno_of(vm->adopt_context(page())) == Errno::enoent);
+    CHECK(errno_of(vm->adopt_context(page(), {})) == Errno::enoent);
     CHECK(vm->asid() == 0);
     snp.enable();
     const Folio context = page();
     REQUIRE(snp.create_context(context.pfn, 1));
-    REQUIRE(vm->adopt_context(context));
+    REQUIRE(vm->adopt_context(context, {}));
     CHECK(vm->asid() == 1);
-    CHECK(*world.kernel->kvm.allocate_asid() == 2);
-    world.put(std::move(vm));  // without memory so far
+    const auto asid_of_next = [&] {
+        auto next = world.vm();
+        REQUIRE(next->launch_confidential());
+        const u16 asid = next->asid();
+        world.put(std::move(next));
+        return asid;
+    };
+    CHECK(asid_of_next() == 2);
+    world.put(std::move(vm));
     CHECK(snp.owner(context.pfn) == RmpOwner::hypervisor);
-    CHECK(*world.kernel->kvm.allocate_asid() == 1);
+    CHECK(asid_of_next() == 1);
+}
+
+TEST_CASE("a retrieved VM that ends before it has memory gives back what was private to its guest") {
+    VmWorld world;
+    SnpFirmware& snp = world.machine->snp;
+    snp.enable();
+    const auto folio = [&](u8 order) {
+        return *world.kernel->pages.alloc_folio({.order = Order{order}, .site = "test"});
+    };
+    const Folio context = folio(0), first = folio(1), second = folio(0);
+    REQUIRE(snp.create_context(context.pfn, 1));
+    REQUIRE(snp.assign(first.frames(), 1, 0));
+    REQUIRE(snp.assign(second.frames(), 1, 2));
+    auto vm = world.kernel->kvm.create_vm("vm");
+    REQUIRE(vm->adopt_context(context, {first.frames(), second.frames()}));
+    CHECK(vm->private_runs().size() == 2);
+    world.put(std::move(vm));
+    for (const Pfn frame : {first.pfn, first.pfn + 1, second.pfn}) CHECK(snp.owner(frame) == RmpOwner::hypervisor);
+}
+
+TEST_CASE("a confidential VM is made while a guest of the previous kernel, not retrieved yet, has the first id") {
+    VmWorld world;
+    SnpFirmware& snp = world.machine->snp;
+    snp.enable();
+    const Folio context = *world.kernel->pages.alloc_folio({.order = Order{0}, .site = "kvm.snp_context"});
+    REQUIRE(snp.create_context(context.pfn, 1));
+    const auto vm = world.vm();
+    REQUIRE(vm->launch_confidential());
+    CHECK(vm->asid() == 2);
+    auto old = world.kernel->kvm.create_vm("old");
+    REQUIRE(old->adopt_context(context, {}));
+    CHECK(old->asid() == 1);
 }
 
 TEST_CASE("shutdown stops every guest, and SNP unless a confidential one is kept") {

@@ -113,6 +113,23 @@ TEST_CASE("a bridge that makes no sense is numbered where nothing is adopted") {
     }
 }
 
+TEST_CASE("a root port for which no bus number is left gets none, and what is behind it is not found") {
+    // Sixteen ports with 17 numbers each: the last one would begin at 256.
+    std::vector<PciDeviceConfig> devices;
+    for (unsigned port = 0; port < 16; ++port) {
+        devices.push_back(test::on_root(fmt::format("rp{}", port), "root-port", port + 1));
+        devices.push_back(test::behind(fmt::format("rp{}", port), fmt::format("nic{}", port), "dma-nic"));
+    }
+    DeviceKernel world({.devices = devices, .cmdline = "pci=assign-busses,hpbussize=16"});
+    CHECK(world.device("rp14").secondary == 239);
+    CHECK(world.device("rp14").subordinate == 255);
+    CHECK(world.device("nic14").address.bdf.bus() == 239);
+    CHECK(world.device("rp15").secondary == 0);
+    CHECK(world.function("rp15").secondary_bus() == 0);
+    CHECK(world.function("rp15").subordinate_bus() == 0);
+    CHECK(world.kernel->pci.find_by_name("nic15") == nullptr);
+}
+
 TEST_CASE("words that pci= does not know are malformed") {
     for (const char* words : {"pci=frobnicate", "pci=hpbussize=17", "pci=hpbussize=x", "pci=assign-busses,x"}) {
         INFO(words);
@@ -224,6 +241,16 @@ TEST_CASE("a misconfigured bridge is cleared, and not enumerated, while somethin
     }
 }
 
+TEST_CASE("a bridge that has all buses up to the last one leaves none to those after it") {
+    DeviceKernel world;
+    world.machine->pci.config_write(world.device("rp0").address, pci::PRIMARY_BUS, 4, 0xff'01'00);
+    world.next_kernel(adopting(world));
+    CHECK(world.device("rp0").subordinate == 255);
+    CHECK(world.kernel->pci.find_by_name("nic0") != nullptr);
+    CHECK(world.kernel->pci.find_by_name("nic1") == nullptr);
+    CHECK(world.function("rp1").secondary_bus() == 0);
+}
+
 // --- drivers -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("drivers are asked in order of registration, and the first whose probe succeeds has the function") {
@@ -242,8 +269,10 @@ TEST_CASE("drivers are asked in order of registration, and the first whose probe
     CHECK(calls == std::vector<std::string>{"b.remove rp0", "c.probe rp0"});
     REQUIRE(world.kernel->pci.rebind(world.device("rp0"), *world.kernel->pci.driver("c")));
     CHECK(calls.size() == 2);  // it has it already
+    calls.clear();
     CHECK(errno_of(world.kernel->pci.rebind(world.device("rp0"), *world.kernel->pci.driver("a"))) == Errno::eio);
-    CHECK(world.device("rp0").driver == nullptr);
+    CHECK(calls == std::vector<std::string>{"c.remove rp0", "a.probe rp0", "c.probe rp0"});
+    CHECK(world.device("rp0").driver == world.kernel->pci.driver("c"));
 }
 
 TEST_CASE("shutdown goes in reverse order and turns bus mastering off") {
@@ -298,6 +327,18 @@ TEST_CASE("a function that is removed is found no more, and whoever keeps it is 
     world.kernel->pci.remove(kept);
     CHECK(told == std::vector<const PciDevice*>{&kept});
     CHECK(world.logged("pci 0000:00:04.0: removed while it is preserved"));
+}
+
+TEST_CASE("with a bridge goes what is below it, the deepest first") {
+    DeviceKernel world;
+    std::vector<std::string> told;
+    world.kernel->pci.removed.push_back([&](PciDevice& device) { told.emplace_back(device.hardware->name()); });
+    for (const std::string& name : path_of_nic0) ++world.device(name).keep_running;
+    world.kernel->pci.remove(world.device("rp0"));
+    CHECK(told == path_of_nic0);
+    for (const char* name : {"rp0", "sw0", "sw0.0", "sw0.1", "nic0", "gpu0"})
+        CHECK(world.kernel->pci.find_by_name(name) == nullptr);
+    CHECK(world.kernel->pci.find_by_name("nic1") != nullptr);
 }
 
 }  // namespace kexec_sim

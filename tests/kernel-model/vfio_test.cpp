@@ -68,6 +68,50 @@ TEST_CASE("closing a preserved file leaves the function alone") {
     CHECK(world.master("nic0"));
 }
 
+TEST_CASE("an open function that is removed is stopped there and then, and leaves nothing behind") {
+    for (const bool preserved : {false, true}) {
+        DeviceKernel world;
+        IommuDriver& iommu = world.kernel->iommu;
+        {
+            auto warm = world.iommufd();  // makes the context table, which stays
+            REQUIRE(warm->attach(world.open("nic0")));
+            world.put(std::move(warm));
+        }
+        const u64 frames = world.free_frames();
+        auto nic = world.open("nic0");
+        auto fd = world.iommufd();
+        REQUIRE(fd->map_anonymous(0x200000, page_bytes, rw));
+        REQUIRE(fd->attach(nic));
+        REQUIRE(enable(*nic, 2) == Errno::ok);
+        REQUIRE(world.reaches("nic0", 0x200000));
+        const u32 resets = world.function("nic0").resets;
+        nic->preserved = preserved;
+        world.kernel->pci.remove(world.device("nic0"));
+        CHECK_FALSE(world.reaches("nic0", 0x200000));
+        CHECK_FALSE(world.master("nic0"));
+        CHECK_FALSE(world.function("nic0").msix_enabled());
+        CHECK(world.function("nic0").resets == resets + 1);
+        CHECK(fd->devices().empty());
+        CHECK(*world.kernel->irq.request([] {}) == 0x30);
+        CHECK(iommu.allocate_interrupt(world.device("nic1"), 0x30)->value() == 0);
+        world.put(std::move(nic));
+        world.put(std::move(fd));
+        CHECK(world.free_frames() == frames);
+        CHECK((*iommu.create_domain("next"))->domain_id == 1);
+        CHECK(world.function("nic0").resets == resets + 1);
+    }
+}
+
+TEST_CASE("an incoming function that is removed before anybody claimed it is stopped, too") {
+    DeviceKernel world;
+    const PciAddress address = world.device("nic0").address;
+    const auto nic = world.open("nic0");
+    world.next_kernel([&](Kernel& kernel) { kernel.pci.adopted = {address}; });
+    REQUIRE(world.master("nic0"));
+    world.kernel->pci.remove(world.device("nic0"));
+    CHECK_FALSE(world.master("nic0"));
+}
+
 // --- vfio: access ------------------------------------------------------------------------------------------------
 
 TEST_CASE("access beyond a BAR is EINVAL, and up to its end is not") {
@@ -191,6 +235,22 @@ TEST_CASE("with too few vectors left none is taken, and MSI-X is off") {
     CHECK(file->interrupt_vectors() == 0);
     CHECK(*world.kernel->irq.request([] {}) == last + 1);
     CHECK(enable(*file, 1) == Errno::ok);
+}
+
+TEST_CASE("a failed change of the number of vectors leaves those that there were") {
+    DeviceKernel world;
+    const auto file = world.open("nic0");
+    std::vector<u16> seen;
+    REQUIRE(enable(*file, 2, &seen) == Errno::ok);
+    while (world.kernel->irq.request([] {})) {}
+    world.kernel->irq.free(0xef);  // one is left, three are wanted
+    CHECK(enable(*file, 3) == Errno::enospc);
+    CHECK(file->interrupts_on());
+    CHECK(file->interrupt_vectors() == 2);
+    world.function("nic0").raise_interrupt(1);
+    world.kernel->irq.handle_pending();
+    CHECK(seen == std::vector<u16>{1});
+    CHECK(*world.kernel->irq.request([] {}) == 0xef);
 }
 
 TEST_CASE("with too few remapping entries left no vector is taken") {
@@ -401,6 +461,36 @@ TEST_CASE("a function that is closed is blocked before its iommufd is") {
     CHECK_FALSE(world.reaches("nic0", 0x200000));
     CHECK(fd->devices().empty());
     CHECK((*fd->page_table())->attached == 0);
+}
+
+TEST_CASE("who gave an iommufd a restored page table is told of each device that leaves it, whichever way") {
+    struct Row {
+        const char* what;
+        std::function<void(DeviceKernel&, std::shared_ptr<VfioFile>&, std::shared_ptr<IommufdFile>&)> leave;
+    };
+    const Row rows[] = {
+        {"moved over", [](DeviceKernel&, auto& nic, auto& fd) { REQUIRE(fd->attach(nic)); }},
+        {"closed", [](DeviceKernel& world, auto& nic, auto&) { world.put(std::move(nic)); }},
+        {"its iommufd is closed", [](DeviceKernel& world, auto&, auto& fd) { world.put(std::move(fd)); }},
+        {"removed", [](DeviceKernel& world, auto& nic, auto&) { world.kernel->pci.remove(nic->device()); }},
+    };
+    for (const Row& row : rows) {
+        INFO(row.what);
+        DeviceKernel world;
+        auto nic = world.open("nic0");
+        auto fd = world.iommufd();
+        const auto restored = *world.kernel->iommu.create_domain("restored");
+        std::vector<u32> left;
+        fd->restored = restored;
+        fd->on_moved = [&](IommufdFile& file) { left.push_back(file.restored->attached); };
+        fd->adopt_device(nic);
+        REQUIRE(restored->attached == 1);
+        row.leave(world, nic, fd);
+        CHECK(left == std::vector<u32>{0});
+        CHECK(world.kernel->iommu.destroy_domain(*restored));
+        if (nic) world.put(std::move(nic));  // out of its own page table, if it has one
+        CHECK(left.size() == 1);
+    }
 }
 
 TEST_CASE("the lowest IOVA of memory below a limit is found, and BARs do not count") {

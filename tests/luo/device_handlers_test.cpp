@@ -171,6 +171,86 @@ TEST_CASE("a record of an iommufd that makes no sense is refused") {
     }
 }
 
+TEST_CASE("a record that is refused or lost keeps nothing of its page table") {
+    struct Row {
+        const char* what;
+        std::function<void(HandlerWorld&)> damage;
+        const char* fault;
+    };
+    const auto put = [](HandlerWorld& world, u64 at, u64 value) {
+        world.ram().write<u64>(world.record("iommufd.ser") + at, value);
+    };
+    constexpr u64 hwpt = sizeof(abi::IommufdSer);
+    const Row rows[] = {
+        {"more page tables than can be", [&](HandlerWorld& world) { put(world, 0, 2); }, nullptr},
+        {"a domain that is none",
+         [&](HandlerWorld& world) { put(world, hwpt + offsetof(abi::IommufdHwptSer, domain_data), 8); }, nullptr},
+        {"the iommufd's record is lost", [](HandlerWorld&) {}, "kho.restore[iommufd-v1]#1=fail(ENOENT)"},
+        {"the device's record is lost", [](HandlerWorld&) {}, "kho.restore[vfio-pci-v1]#1=fail(ENOENT)"},
+    };
+    for (const Row& row : rows) {
+        for (const bool asked : {false, true}) {
+            INFO(row.what << (asked ? ", asked for" : ""));
+            HandlerWorld world;
+            const auto assigned = world.assign("nic0");
+            const PhysAddr table = (*world.file<IommufdFile>(assigned.iommufd)->page_table())->top().phys();
+            world.preserve(assigned, 1);
+            REQUIRE(world.prepare() == Errno::ok);
+            row.damage(world);
+            const PhysAddr top = world.handle("iommu");
+            REQUIRE(world.kexec() == Errno::ok);
+            REQUIRE(world.is_folio(table));
+            if (row.fault) world.plan(row.fault);
+            if (asked)
+                for (const u64 token : {2, 3}) static_cast<void>(world.restore_fd(token));
+            REQUIRE(world.finish() == Errno::ok);
+            CHECK_FALSE(world.reaches("nic0", world.iova));
+            CHECK_FALSE(world.is_folio(table));
+            CHECK_FALSE(world.is_folio(top));
+        }
+    }
+}
+
+TEST_CASE("a record that cannot be restored is ENOENT") {
+    for (const auto& [handler, token] :
+         {std::pair{"iommufd-v1", u64{2}}, std::pair{"vfio-pci-v1", u64{3}}, std::pair{"kvm-v1", u64{5}}}) {
+        INFO(handler);
+        HandlerWorld world;
+        world.preserve(world.assign("nic0"), 1);
+        i32 memory = -1;
+        const i32 vm = world.vm(MiB, false, &memory);
+        REQUIRE(world.preserve_fd(memory, 4) == Errno::ok);
+        REQUIRE(world.preserve_fd(vm, 5) == Errno::ok);
+        world.live_update();
+        world.plan(fmt::format("kho.restore[{}]#1=fail(ENOENT)", handler));
+        CHECK(world.restore_fd(token) == Errno::enoent);
+        CHECK(world.finish() == Errno::ok);
+    }
+}
+
+TEST_CASE("the same iommufd or VM under two tokens is EBUSY, and nothing of it is preserved") {
+    HandlerWorld world;
+    const auto assigned = world.assign("nic0");
+    i32 memory = -1;
+    const i32 vm = world.vm(MiB, true, &memory);
+    REQUIRE(world.preserve_fd(assigned.memory, 1) == Errno::ok);
+    REQUIRE(world.preserve_fd(assigned.iommufd, 2) == Errno::ok);
+    REQUIRE(world.preserve_fd(memory, 4) == Errno::ok);
+    REQUIRE(world.preserve_fd(vm, 5) == Errno::ok);
+    REQUIRE(world.prepare() == Errno::ok);
+    REQUIRE(world.cancel() == Errno::ok);
+    const auto held = world.held();
+    for (const i32 twice : {assigned.iommufd, vm}) {
+        REQUIRE(world.preserve_fd(twice, 6) == Errno::ok);
+        CHECK(world.prepare() == Errno::ebusy);
+        CHECK(world.held() == held);
+        CHECK_FALSE(world.file<IommufdFile>(assigned.iommufd)->immutable);
+        CHECK_FALSE(world.file<VmFile>(vm)->preserved);
+        REQUIRE(world.client().fd_unpreserve(6));
+    }
+    CHECK(world.prepare() == Errno::ok);
+}
+
 TEST_CASE("the page table of the previous kernel is kept until the last device has left it") {
     HandlerWorld world;
     world.preserve(world.assign("nic0"), 1);
@@ -196,6 +276,43 @@ TEST_CASE("the page table of the previous kernel is kept until the last device h
     CHECK_FALSE(world.is_folio(table));
     CHECK(fd->restored == nullptr);
     CHECK(world.prepare() == Errno::ok);
+}
+
+TEST_CASE("the page table of the previous kernel goes with the last device, by whatever way that leaves") {
+    struct Row {
+        const char* what;
+        std::function<void(HandlerWorld&, i32 iommufd, i32 nic)> leave;
+    };
+    const Row rows[] = {
+        {"the device is closed", [](HandlerWorld& world, i32, i32 nic) { REQUIRE(world.main().close(nic)); }},
+        {"the iommufd is closed",
+         [](HandlerWorld& world, i32 iommufd, i32) { REQUIRE(world.main().close(iommufd)); }},
+        {"the device is removed",
+         [](HandlerWorld& world, i32, i32) { world.kernel().pci.remove(world.device("nic0")); }},
+    };
+    for (const Row& row : rows) {
+        INFO(row.what);
+        HandlerWorld world;
+        world.preserve(world.assign("nic0"), 1);
+        world.live_update();
+        const i32 iommufd = *world.client().fd_restore(2), nic = *world.client().fd_restore(3);
+        const PhysAddr table = world.file<IommufdFile>(iommufd)->restored->top().phys();
+        REQUIRE(world.finish() == Errno::ok);
+        REQUIRE(world.is_folio(table));
+        row.leave(world, iommufd, nic);
+        CHECK_FALSE(world.is_folio(table));
+        CHECK_FALSE(world.reaches("nic0", world.iova));
+    }
+}
+
+TEST_CASE("an iommufd that only its device was restored with dies with its kernel, and blocks nothing") {
+    HandlerWorld world;
+    world.preserve(world.assign("nic0"), 1);
+    world.live_update();
+    static_cast<void>(world.restored<VfioFile>(3));
+    REQUIRE(world.reaches("nic0", world.iova));
+    world.running.reset();
+    CHECK(world.reaches("nic0", world.iova));
 }
 
 TEST_CASE("files that nobody restores are taken apart at finish, their device blocked and reset") {
@@ -344,6 +461,34 @@ TEST_CASE("a record that names no incoming endpoint is ENODEV, and finish touche
     }
 }
 
+TEST_CASE("finish of a record that is lost touches no other function, not even 0000:00:00.0") {
+    HandlerWorld world({.devices = {test::on_root("first", "dma-nic", 0), test::on_root("other", "dma-nic", 1)}});
+    REQUIRE(world.device("first").address == PciAddress{});
+    REQUIRE(world.preserve_fd(world.open("other"), 1) == Errno::ok);
+    REQUIRE(world.preserve_fd(world.open("first"), 2) == Errno::ok);
+    world.live_update();
+    const auto nic = world.restored<VfioFile>(2);
+    const u32 resets = world.function("first").resets;
+    world.plan("kho.restore[vfio-pci-v1]#1=fail(ENOENT)");
+    REQUIRE(world.client().set_fd_event(1, static_cast<u32>(LuoEvent::finish)));
+    CHECK(world.function("first").resets == resets);
+    CHECK(world.function("first").bus_master());
+    CHECK(world.participants().pci.incoming(PciAddress{}));
+    CHECK(world.finish() == Errno::ok);
+}
+
+TEST_CASE("a record of an attachment whose requester id has more than 16 bits names another function") {
+    HandlerWorld world;
+    world.preserve(world.assign("nic0"), 1);
+    REQUIRE(world.prepare() == Errno::ok);
+    const PhysAddr attachment{world.ram().read<u64>(world.record("vfio.ser") + offsetof(abi::VfioSer, iommu_device))};
+    const PhysAddr devid = attachment + offsetof(abi::IommuDeviceSer, devid);
+    world.ram().write<u32>(devid, world.ram().read<u32>(devid) | 1u << 16);
+    REQUIRE(world.kexec() == Errno::ok);
+    CHECK(world.restore_fd(3) == Errno::enodev);
+    CHECK(world.finish() == Errno::ok);
+}
+
 TEST_CASE("a size of a BAR that cannot be is not believed") {
     for (const u64 bytes : {u64{3 * page_bytes}, u64{8}, ~u64{0}, u64{1} << 63}) {
         HandlerWorld world;
@@ -404,6 +549,54 @@ TEST_CASE("a confidential VM that nobody restores is taken apart at finish") {
     CHECK(world.machine->snp.owner(first) == RmpOwner::hypervisor);
     CHECK(world.machine->snp.owner(context.pfn()) == RmpOwner::hypervisor);
     CHECK_FALSE(world.is_folio(context));
+}
+
+TEST_CASE("a confidential VM that is closed before it has memory gives its frames back") {
+    HandlerWorld world;
+    i32 memory = -1;
+    const i32 fd = world.vm(MiB, true, &memory);
+    const Pfn first = world.shmem(memory)->extents()[0].pfn;
+    REQUIRE(world.preserve_fd(memory, 1) == Errno::ok);
+    REQUIRE(world.preserve_fd(fd, 2) == Errno::ok);
+    world.live_update();
+    const i32 restored_memory = *world.client().fd_restore(1), restored_vm = *world.client().fd_restore(2);
+    REQUIRE(world.finish() == Errno::ok);
+    CHECK(world.machine->snp.owner(first) == RmpOwner::guest);
+    REQUIRE(world.main().close(restored_vm));
+    CHECK(world.machine->snp.owner(first) == RmpOwner::hypervisor);
+    REQUIRE(world.main().close(restored_memory));
+    CHECK(memfd_create_file(world.kernel(), "all", 100 * MiB, {}).value()->pin_all());
+}
+
+TEST_CASE("a record that names the private memory of another guest takes nothing from it") {
+    for (const bool context_known : {true, false}) {
+        INFO(context_known);
+        HandlerWorld world;
+        i32 memory = -1, other_memory = -1;
+        const i32 fd = world.vm(MiB, true, &memory), other = world.vm(MiB, true, &other_memory);
+        const PhysAddr context = world.file<VmFile>(fd)->snp_context()->pfn.phys();
+        const FileExtent taken = world.shmem(other_memory)->extents()[0];
+        for (const auto& [file, token] :
+             {std::pair{memory, 1u}, std::pair{fd, 2u}, std::pair{other_memory, 3u}, std::pair{other, 4u}})
+            REQUIRE(world.preserve_fd(file, token) == Errno::ok);
+        REQUIRE(world.prepare() == Errno::ok);
+        for (Pfn pfn{0}; pfn.phys().raw < world.ram().bytes_max(); pfn = pfn + 1) {
+            const auto block = world.kernel().pages.block(pfn);
+            if (block.meta.state != PageState::folio ||
+                world.kernel().pages.site_name(block.meta.site) != "kvm.ser" ||
+                world.ram().read<abi::KvmSer>(pfn.phys()).snp_context != context.raw)
+                continue;
+            world.ram().write(pfn.phys() + sizeof(abi::KvmSer), abi::KvmRun{taken.pfn.raw, 1});
+            if (!context_known) world.ram().write<u64>(pfn.phys() + offsetof(abi::KvmSer, snp_context), 32 * MiB);
+        }
+        REQUIRE(world.kexec() == Errno::ok);
+        const auto vm = world.restored<VmFile>(4);
+        CHECK(world.restore_fd(2) == (context_known ? Errno::ok : Errno::enoent));
+        CHECK(world.finish() == Errno::ok);
+        CHECK(world.machine->snp.owner(taken.pfn) == RmpOwner::guest);
+        vm->release_once();
+        CHECK(world.machine->snp.owner(taken.pfn) == RmpOwner::hypervisor);
+    }
 }
 
 TEST_CASE("private memory in too many pieces is E2BIG") {

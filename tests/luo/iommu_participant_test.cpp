@@ -177,9 +177,85 @@ TEST_CASE("a preserved domain is rebuilt with its id, and its device goes on in 
     for (const Pfn table : tables) CHECK_FALSE(world.is_folio(table.phys()));
     CHECK(world.iommu().incoming_domain(domain_record) == nullptr);
     CHECK(world.kernel().iommu.reserve_domain_id(id));
-    CHECK(world.is_folio(top));
     world.iommu().finish_device(device_record);
+    CHECK(world.is_folio(top));
+    REQUIRE(world.finish() == Errno::ok);
     CHECK_FALSE(world.is_folio(top));
+}
+
+TEST_CASE("a domain that no file has goes at FINISH, its device blocked, and all pages with it") {
+    ArrayWorld world;
+    const auto domain = world.domain(8 * MiB);
+    world.attach(domain, "nic0");
+    REQUIRE(world.participants().pci.preserve(world.device("nic0")));
+    const PhysAddr record = world.preserved(domain);
+    world.preserved("nic0", record);
+    const PhysAddr top = world.handle("iommu");
+    const std::vector<Pfn> tables(domain->tables().begin(), domain->tables().end());
+    world.live_update();
+    REQUIRE(world.reaches("nic0", world.iova));
+    REQUIRE(world.finish() == Errno::ok);
+    CHECK_FALSE(world.reaches("nic0", world.iova));
+    CHECK(world.iommu().incoming_domain(record) == nullptr);
+    for (const Pfn table : tables) CHECK_FALSE(world.is_folio(table.phys()));
+    CHECK_FALSE(world.is_folio(top));
+}
+
+TEST_CASE("the id of a domain is that of the context entry, whatever the record says") {
+    for (const u64 said : {u64{1}, u64{2}, u64{0x10002}, ~u64{0}}) {
+        INFO(said);
+        ArrayWorld world;
+        const auto domain = world.domain(8 * MiB);
+        world.attach(domain, "nic0");
+        REQUIRE(world.participants().pci.preserve(world.device("nic0")));
+        const PhysAddr domain_record = world.preserved(domain);
+        const PhysAddr device_record = world.preserved("nic0", domain_record);
+        REQUIRE(domain->domain_id == 1);
+        world.ram().write<u64>(device_record + offsetof(abi::IommuDeviceSer, attachment_id), said);
+        world.live_update();
+        CHECK(world.iommu().incoming_domain(domain_record)->domain_id == 1);
+        const auto another = world.domain(12 * MiB);
+        REQUIRE(another->domain_id == 2);
+        world.iommu().finish_domain(domain_record);
+        CHECK(errno_of(world.kernel().iommu.reserve_domain_id(2)) == Errno::ebusy);
+        CHECK(world.kernel().iommu.reserve_domain_id(1));
+    }
+}
+
+TEST_CASE("a domain keeps its id where its device is out of sight, behind a bridge that makes no sense") {
+    ArrayWorld world;
+    const auto domain = world.domain(8 * MiB);
+    world.attach(domain, "nic0");
+    REQUIRE(world.participants().pci.preserve(world.device("nic0")));
+    const PhysAddr record = world.preserved(domain);
+    world.preserved("nic0", record);
+    REQUIRE(world.prepare() == Errno::ok);
+    world.kernel().pci.write(world.device("rp0"), pci::PRIMARY_BUS + 2, 1, 0);  // the highest bus behind it
+    REQUIRE(world.kexec() == Errno::ok);
+    REQUIRE(world.kernel().pci.find_by_name("nic0") == nullptr);
+    CHECK(world.iommu().incoming_domain(record)->domain_id == 1);
+    REQUIRE(world.finish() == Errno::ok);
+    CHECK_FALSE(world.has_finding("dma.contained"));
+}
+
+TEST_CASE("no two domains of the previous kernel get one id") {
+    ArrayWorld world;
+    const auto first = world.domain(8 * MiB), second = world.domain(12 * MiB);
+    world.attach(first, "nic0");
+    world.attach(second, "nic1");
+    const PhysAddr one = world.preserved(first), two = world.preserved(second);
+    world.preserved("nic0", one);
+    world.preserved("nic1", two);
+    for (const char* name : {"nic0", "nic1"}) REQUIRE(world.participants().pci.preserve(world.device(name)));
+    // The context entry of nic1 gets the id of nic0's.
+    const Bdf nic = world.device("nic1").address.bdf;
+    const PhysAddr root = world.machine->iommu_of(0)->root_table();
+    const auto bus = world.ram().read<vtd::RootEntry>(root + nic.bus() * sizeof(vtd::RootEntry));
+    world.ram().write(bus.context_table() + nic.devfn() * sizeof(vtd::ContextEntry),
+                      vtd::ContextEntry::translated(second->top().phys(), vtd::width_4_levels, first->domain_id));
+    world.live_update();
+    CHECK(world.iommu().incoming_domain(one)->domain_id == 1);
+    CHECK(world.iommu().incoming_domain(two)->domain_id == 0);
 }
 
 TEST_CASE("objects of every page come over, but for those that were deleted") {
@@ -201,6 +277,7 @@ TEST_CASE("objects of every page come over, but for those that were deleted") {
         if (incoming && incoming->lookup(world.iova) != 8 * MiB + i * page_bytes) FAIL("tables of domain " << i);
         world.iommu().finish_domain(records[i]);
     }
+    REQUIRE(world.finish() == Errno::ok);
     CHECK_FALSE(world.is_folio(top));
 }
 

@@ -128,6 +128,87 @@ TEST_CASE("large folios that cannot be preserved are given back, and those that 
     CHECK(world.findings() == Calls{});
 }
 
+TEST_CASE("a large folio directly behind single pages comes back as one") {
+    for (const bool restored : {true, false}) {
+        LuoWorld world;
+        // |512 single pages|order 9|, in the file as in RAM.
+        PageAllocator& pages = world.kernel().pages;
+        const auto block =
+            pages.alloc_folio({.order = Order{10}, .site = "memfd.folio", .frame_class = FrameClass::file});
+        REQUIRE(block);
+        const Folio large{block->pfn + 512, Order{9}};
+        pages.adopt_pages(pfn_range(block->pfn, 512), "memfd.folio", FrameClass::file);
+        pages.adopt_folio(large, "memfd.folio", FrameClass::file);
+        const i32 fd = world.memfd(0);
+        REQUIRE(world.shmem(fd)->insert_pages(0, block->frames()));
+        std::vector<u64> words(4 * MiB / 8);
+        for (u64 i = 0; i < words.size(); ++i) words[i] = u64{6} << 32 | i;
+        REQUIRE(world.shmem(fd)->write(0, std::as_bytes(std::span(words))) == 4 * MiB);
+        REQUIRE(world.client().fd_preserve(fd, 1));
+        REQUIRE(world.prepare() == Errno::ok);
+        REQUIRE(world.kexec() == Errno::ok);
+        if (restored) {
+            const i32 again = *world.client().fd_restore(1);
+            CHECK(world.has_pattern(again, 4 * MiB, 6));
+            const auto runs = world.shmem(again)->folio_runs();
+            REQUIRE(runs.size() == 2);
+            CHECK(runs[0].order == Order{0});
+            CHECK(runs[1].order == Order{9});
+            CHECK(runs[1].frames == large.frames());
+        }
+        REQUIRE(world.finish() == Errno::ok);
+        CHECK((world.kernel().pages.block(large.pfn).meta.state == PageState::folio) == restored);
+    }
+}
+
+TEST_CASE("a file under two tokens is preserved until the last one goes") {
+    LuoWorld world;
+    MemfdHandler& handler = world.running->memfd;
+    const auto file = world.shmem(world.memfd(8 * page_bytes));
+    u64 first = 0, second = 0;
+    REQUIRE(handler.prepare(*file, first));
+    handler.cancel(*file, first);
+    const Before before(world);
+    REQUIRE(handler.prepare(*file, first));
+    const u64 preserved = world.kho().preserved_folios(), free = world.free_frames();
+    const auto as_with_one = [&] {
+        return world.kho().preserved_folios() == preserved && world.free_frames() == free && file->frozen() &&
+               file->pinned();
+    };
+    for (const char* fault : {"kho.preserve[memfd-v1]#5=fail(ENOMEM)", "kho.preserve[memfd-v1]#9=fail(ENOMEM)",
+                              "mm.folio_alloc[memfd.tree]#1=fail(ENOMEM)"}) {
+        INFO(fault);
+        world.plan(fault);
+        CHECK_FALSE(handler.prepare(*file, second));
+        CHECK(as_with_one());
+    }
+    for (u64* const goes_first : {&first, &second}) {
+        REQUIRE(handler.prepare(*file, second));
+        handler.cancel(*file, *goes_first);
+        CHECK(as_with_one());
+        if (goes_first == &first) first = second;
+    }
+    handler.cancel(*file, first);
+    CHECK(before.holds(*file));
+}
+
+TEST_CASE("a file crosses under the token that is left") {
+    for (const bool strict : {false, true}) {
+        LuoWorld world({.strict = strict});
+        const i32 fd = world.memfd(8 * page_bytes, 2);
+        for (const u64 token : {1, 2}) {
+            REQUIRE(world.client().fd_preserve(fd, token));
+            REQUIRE(world.client().set_fd_event(token, static_cast<u32>(LuoEvent::prepare)));
+        }
+        REQUIRE(world.client().fd_unpreserve(2));
+        REQUIRE(world.prepare() == Errno::ok);
+        REQUIRE(world.kexec() == Errno::ok);
+        CHECK(world.has_pattern(*world.client().fd_restore(1), 8 * page_bytes, 2));
+        CHECK(world.finish() == Errno::ok);
+        CHECK(world.findings() == Calls{});
+    }
+}
+
 TEST_CASE("empty and absurd files are refused and thawed") {
     LuoWorld world;
     u64 data = 0;

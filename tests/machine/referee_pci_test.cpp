@@ -22,7 +22,7 @@ const Change changes[] = {
     {"INTx of the device", false, pci::COMMAND, 2, 6, 0x406, nullptr},
     {"a BAR", false, pci::BASE_ADDRESS_0, 4, 0xfe000000, 0xfe100000, "BAR0 of nic0 changed from 0xfe000000"},
     {"a BAR that is sized", false, pci::BASE_ADDRESS_0 + 8, 4, 0x1000, ~u32{0}, "BAR2 of nic0"},
-    {"MSI-X of the device", false, pci::msix_cap_at + pci::MSIX_FLAGS, 2, 0x8003, 3, nullptr},
+    {"MSI-X of the device", false, pci::msix_cap_at + pci::MSIX_FLAGS, 2, 0x8003, 3, "MSI-X control"},
     {"ACS of the device", false, pci::acs_cap_at + pci::ACS_CTRL, 2, 0, 0x1d, "ACS control"},
     {"bus master of the bridge", true, pci::COMMAND, 2, 6, 2, "bus master bit of rp0"},
     {"the secondary bus", true, pci::PRIMARY_BUS, 4, 0x010100, 0x010200,

@@ -271,7 +271,7 @@ TEST_CASE("an error in a step for a device or a virtual machine") {
         {"  - vm.run: [1ms]\n", "6:13: error: 'vm.run' needs a map, not a list"},
         {"  - vm.create: {name: v, memory: 0}\n", "6:34: error: 'memory' is at least 1"},
         {"  - vm.create: {name: v, memory: 1M, vcpus: 0}\n", "6:45: error: 'vcpus' is at least 1"},
-        {"  - vm.create: {name: v, memory: 1M, vcpus: 257}\n", "6:45: error: 'vcpus' is at most 256, not 257"},
+        {"  - vm.create: {name: v, memory: 1M, vcpus: 257}\n", "6:45: error: 'vcpus' is at most 16, not 257"},
         {"  - nic.stop: {device: gpu0}\n", "6:24: error: 'device' of 'nic.stop' needs a dma-nic, and 'gpu0' is a p2p-gpu"},
         {"  - nic.stop: {device: sw0.1}\n", "6:24: error: 'device' of 'nic.stop' needs a dma-nic, and 'sw0.1' is a switch"},
         {"  - p2p.start: {from: nic0, to: gpu0, interval: 0ns}\n", "6:49: error: 'interval' is at least 1ns"},
