@@ -370,13 +370,23 @@ void IommuParticipant::finish_domain(PhysAddr record, bool under_devices) {
 }
 
 /// Nobody has claimed the devices that walk this domain: their context entries go before the tables do.
-void IommuParticipant::block_devices(PhysAddr record, IommuDomain& domain) {
-    for (const auto& [at, device] : incoming_devices_) {
-        const auto source = source_of(device);
-        if (PhysAddr{device.domain} != record || !source) continue;
-        const PciDevice* claimed = kernel_.pci.find(*source);
-        if (!claimed || !kernel_.iommu.domain_of(*claimed)) kernel_.iommu.block(*source, domain.domain_id);
-    }
+void IommuParticipant::block_devices(PhysAddr record, const IommuDomain& domain) {
+    for (const auto& [at, device] : incoming_devices_)
+        if (PhysAddr{device.domain} == record) block_unclaimed(device, domain.domain_id);
+}
+
+void IommuParticipant::block_unclaimed(const abi::IommuDeviceSer& device, u16 domain_id) {
+    const auto source = source_of(device);
+    if (!source) return;
+    const PciDevice* claimed = kernel_.pci.find(*source);
+    if (!claimed || !kernel_.iommu.domain_of(*claimed)) kernel_.iommu.block(*source, domain_id);
+}
+
+void IommuParticipant::finish_device(PhysAddr record) {
+    const auto at = incoming_devices_.find(record);
+    if (at == incoming_devices_.end()) return;
+    block_unclaimed(at->second, 0);
+    incoming_devices_.erase(at);
 }
 
 void IommuParticipant::finish_unclaimed() {

@@ -60,7 +60,8 @@ public:
     /// Takes the domain out of the books and destroys it. Devices that nobody claimed lose their context entry first;
     /// those that were have left the domain. `under_devices`: they go on walking it (a planned fault).
     void finish_domain(PhysAddr record, bool under_devices = false);
-    void finish_device(PhysAddr record) { incoming_devices_.erase(record); }
+    /// The device of a record is blocked, unless somebody has it in a domain.
+    void finish_device(PhysAddr record);
 
 private:
     struct Array {
@@ -87,7 +88,8 @@ private:
     std::shared_ptr<IommuDomain> rebuild(PhysAddr record);
     bool collect_tables(PhysAddr table, unsigned level, std::vector<Pfn>& tables);
     std::optional<u16> domain_id_of(const abi::IommuDeviceSer& device, const IommuDomain& domain) const;
-    void block_devices(PhysAddr record, IommuDomain& domain);
+    void block_devices(PhysAddr record, const IommuDomain& domain);
+    void block_unclaimed(const abi::IommuDeviceSer& device, u16 domain_id);
     void finish_unclaimed();
 
     Kernel& kernel_;
