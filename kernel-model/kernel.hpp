@@ -51,7 +51,7 @@ struct KernelConfig {
     std::vector<std::string> modules;  // shared objects loaded after boot
     u64 kernel_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
     bool crash_kernel = false;  // boots in the reserved range with KHO off
-    /// Devices, IOMMU tables and guests are carried over a live update; false: all are torn down on the way into kexec.
+    /// Devices that are preserved run on over a kexec; false: all are torn down on the way into it, and at boot.
     bool preserve_devices = false;
 
     /// Whether the kernel was built with a component ("memfd", "luo", "iommu", …).
@@ -103,6 +103,8 @@ public:
     /// Runs everything up to user space. Throws KernelPanic.
     void boot();
     bool in_user_space() const { return user_space_; }
+    /// Shutdown leaves this function alone.
+    bool keeps_running(const PciDevice& device) const { return config.preserve_devices && device.keep_running != 0; }
 
     /// reboot(2) with the KEXEC command, without the jump: reboot_prepare hooks, image check (EINVAL), shutdown,
     /// relocation. Yields where the next kernel finds its boot parameters. On success nothing of this kernel may run

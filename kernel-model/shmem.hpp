@@ -79,7 +79,9 @@ public:
     void unpin_all();
     bool pinned() const { return !pins_.empty(); }
     std::span<const FileExtent> extents() const { return extents_; }  // ascending by index
-    /// The same, cut where the order of the folios changes.
+    /// The frames behind whole pages of [offset, offset + bytes), in order of their index; holes are left out.
+    std::vector<PfnRange> frames(u64 offset, u64 bytes) const;
+    /// The extents, cut where the order of the folios changes.
     struct FolioRun {
         u64 index;
         PfnRange frames;

@@ -191,6 +191,16 @@ void ShmemFile::free_frames(PfnRange frames) {
     }
 }
 
+std::vector<PfnRange> ShmemFile::frames(u64 offset, u64 bytes) const {
+    std::vector<PfnRange> frames;
+    const u64 begin = offset >> page_shift, end = (offset + bytes) >> page_shift;
+    for (auto extent = first_after(begin); extent != extents_.end() && extent->index < end; ++extent) {
+        const u64 from = std::max(begin, extent->index), to = std::min(end, end_of(*extent));
+        frames.push_back(pfn_range(extent->pfn + (from - extent->index), to - from));
+    }
+    return frames;
+}
+
 std::vector<ShmemFile::FolioRun> ShmemFile::folio_runs() const {
     std::vector<FolioRun> runs;
     for (const FileExtent& extent : extents_) {

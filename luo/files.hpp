@@ -53,6 +53,9 @@ public:
     virtual Result<> prepare(File&, u64& /*data*/) { return {}; }
     virtual Result<> freeze(File&, u64& /*data*/) { return {}; }
     virtual void cancel(File&, u64 /*data*/) {}
+    /// Whether nothing uses what came with the handover any more. Where FINISH cannot be refused (the editions of the
+    /// state machine) nobody asks but the handler itself, whose finish() keeps what is in use until it is not.
+    virtual bool can_finish(const File* /*file*/, u64 /*data*/) { return true; }
     /// `file` is null if nobody restored it; `reclaimed`: somebody tried to.
     virtual void finish(File* /*file*/, u64 /*data*/, bool /*reclaimed*/) {}
     virtual Result<FileRef> retrieve(u64 data) = 0;

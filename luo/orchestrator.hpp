@@ -73,21 +73,20 @@ public:
 
     Kernel& kernel() { return kernel_; }
     kho::Kho& kho() { return kho_; }
+    /// How this posting of LUO looks from outside: ioctls, prefixes, whether a subsystem has a boot callback.
     const Edition& edition() const { return edition_; }
     LuoState state() const { return state_; }
     /// liveupdate=on, and KHO is on.
     bool enabled() const { return enabled_; }
 
-    // --- events (luo/orchestrator.cpp)
-    // ---------------------------------------------------------------------------------
+    // --- events (luo/orchestrator.cpp) -------------------------------------------------------------------------------
     /// PREPARE, FREEZE, CANCEL, FINISH with the result that the caller sees. Throws KernelPanic, TaskDeadlock,
     /// TaskBlocked.
     Result<> request(LuoEvent event);
     /// liveupdate_reboot(): FREEZE if prepared, else nothing. Its error is the error of reboot(2).
     Result<> reboot();
 
-    // --- subsystems (luo/subsystems.cpp)
-    // ---------------------------------------------------------------------------------
+    // --- subsystems (luo/subsystems.cpp) -----------------------------------------------------------------------------
     /// EBUSY: neither normal nor updated. EEXIST. ENOENT: the incoming tree does not have it, yet it is on the list.
     Result<> register_subsystem(Subsystem* subsystem);
     Result<> unregister_subsystem(Subsystem* subsystem);   // EBUSY, ENOENT
@@ -100,16 +99,17 @@ public:
     Result<> unregister_file_handler(FileHandler* handler) { return files_.unregister_handler(handler); }
     Files& files() { return files_; }
 
+    // --- what participants need besides ------------------------------------------------------------------------------
+    /// KHO takes nothing back while it is finalized: `work` runs when it has been aborted, or with the next abort.
+    void after_abort(std::function<void()> work) { after_abort_.push_back(std::move(work)); }
+
     /// Planned faults on LUO's part of what is handed over (handover.luo), applied to RAM after relocation.
     void corrupt_handover();
 
-    // --- for the parts of LUO
-    // ------------------------------------------------------------------------------------------
+    // --- for the parts of LUO ----------------------------------------------------------------------------------------
     TaskLock& state_lock() { return state_lock_; }
     bool normal_or_updated() const { return state_ == LuoState::normal || state_ == LuoState::updated; }
     bool strict() const { return kernel_.config.strict_defects; }
-    /// Runs `work` when KHO has been aborted (strict repair of LUO-D7).
-    void after_abort(std::function<void()> work) { after_abort_.push_back(std::move(work)); }
     const Tree& tree() const { return tree_; }
     /// The line that FREEZE, PREPARE, … leave behind, with the edition's prefix for the core.
     void log(LogLevel level, std::string_view text);

@@ -24,7 +24,7 @@ void VirtualClock::advance(u64 ns) {
         }
         VirtualClock& clock;
     } const running(*this);
-    do {
+    for (bool making_up = false;; making_up = true) {
         target_ns_ = now_ns_ + ns;
         while (!queue_.empty() && queue_.begin()->first.first <= target_ns_) {
             const auto [when, due] = *queue_.begin();
@@ -33,8 +33,9 @@ void VirtualClock::advance(u64 ns) {
             due.handler->event_due(now_ns_, due.argument);
         }
         now_ns_ = std::max(now_ns_, target_ns_);
-        ns = std::exchange(postponed_ns_, 0);
-    } while (ns);
+        ns = postponed_ns_;
+        if (making_up || ns == 0) return;
+    }
 }
 
 VirtualClock::Ticket VirtualClock::schedule(u64 at_ns, EventHandler* handler, u64 argument) {

@@ -28,7 +28,8 @@ public:
     u64 now_ns() const { return now_ns_; }
     /// UserError beyond time_max_ns. Moves time by `ns`; runs every event that falls due, each at its time. An event
     /// may schedule others. Called by an event (a planned delay of a device's work), it holds up whoever lets time pass,
-    /// not the device: that time is added when the events of this advance are over.
+    /// not the device: that time is added, once, when the events of this advance are over (what is delayed while it
+    /// passes is part of it).
     void advance(u64 ns);
     /// Runs `handler` at `at_ns` (now, if that is past). Returns a ticket for cancel().
     struct Ticket {

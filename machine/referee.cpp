@@ -57,6 +57,8 @@ Referee::~Referee() {
 
 void Referee::mute(InvariantId id) { books_->muted_ids |= u64{1} << static_cast<unsigned>(id); }
 
+void Referee::mute(CheckId check) { books_->muted_checks |= u64{1} << static_cast<unsigned>(check); }
+
 // --- Life of kernels ---------------------------------------------------------------------------------------------
 
 void Referee::kernel_boots(Generation generation, const KernelTraits& traits) {
@@ -134,7 +136,8 @@ std::vector<Finding> Referee::findings() const {
              std::string(entry.message),
              {entry.frames.first.begin(), entry.frames.first.begin() + static_cast<std::ptrdiff_t>(shown)},
              entry.frames.count,
-             std::string(entry.resource)});
+             std::string(entry.resource),
+             entry.check});
     }
     return result;
 }

@@ -51,6 +51,16 @@ struct InvariantInfo {
 std::span<const InvariantInfo> invariants();
 std::optional<InvariantId> invariant_by_name(std::string_view name);
 
+/// Checks of devices: what part of its invariant a finding violates (docs/devices/oracle.md).
+enum class CheckId : u8 {
+    none,
+#define DEVICE_CHECK(id, name) id,
+#include "machine/device_checks.def"
+#undef DEVICE_CHECK
+};
+std::string_view check_name(CheckId check);  // "D1"; "" for none
+std::optional<CheckId> check_by_name(std::string_view name);
+
 struct Finding {
     InvariantId invariant;
     bool by_fault;  // class "by-fault": a corrupting fault had fired; else "violation"
@@ -60,6 +70,7 @@ struct Finding {
     std::vector<u64> frames;  // at most 16
     u64 frame_count;
     std::string resource;
+    CheckId check;
 };
 
 /// What a frame was handed out for. Decides what frame.accounted counts.
@@ -117,6 +128,7 @@ public:
     bool attached = true;
     /// KEXEC_SIM_MUTE: findings of that id are dropped. Tests use it to show that a check matters.
     void mute(InvariantId id);
+    void mute(CheckId check);
 
     // --- Life of kernels -----------------------------------------------------------------------------------
     void kernel_boots(Generation generation, const KernelTraits& traits);

@@ -241,13 +241,21 @@ public:
         u64 virtual_ns;
         FrameList frames;
         std::pmr::string resource, message;
+        CheckId check;
     };
 
     // referee_report.cpp
     template <typename... Args>
     void report(InvariantId id, std::string_view resource, const FrameList& frames,
                 fmt::format_string<Args...> format, const Args&... args) {
-        if (!muted(id)) add_finding(id, resource, frames, text(format, args...));
+        if (!muted(id)) add_finding(id, CheckId::none, resource, frames, text(format, args...));
+    }
+    /// Of a check of devices.
+    template <typename... Args>
+    void report(InvariantId id, CheckId check, std::string_view resource, const FrameList& frames,
+                fmt::format_string<Args...> format, const Args&... args) {
+        if (!muted(id) && !(muted_checks >> static_cast<unsigned>(check) & 1))
+            add_finding(id, check, resource, frames, text(format, args...));
     }
     template <typename... Args> std::pmr::string text(fmt::format_string<Args...> format, const Args&... args) {
         std::pmr::string out(memory);
@@ -255,7 +263,8 @@ public:
         return out;
     }
     bool muted(InvariantId id) const { return (muted_ids >> static_cast<unsigned>(id)) & 1; }
-    void add_finding(InvariantId id, std::string_view resource, const FrameList& frames, std::string_view message);
+    void add_finding(InvariantId id, CheckId check, std::string_view resource, const FrameList& frames,
+                     std::string_view message);
     /// "file 0x1001", "subsystem kvm", "bench kept": the name of a source, or of its object `name`.
     std::pmr::string resource_of(const Source& source, NameId name = no_name);
     /// The same with what a reader wants to know beside: "file 0x1001 (memfd-v1)".
@@ -361,7 +370,7 @@ public:
     std::pmr::vector<Entry> findings;
     std::pmr::map<Generation, KernelEnd> ends;
     std::optional<Generation> last_generation;
-    u64 muted_ids = 0;
+    u64 muted_ids = 0, muted_checks = 0;
     DeviceReferee* devices = nullptr;  // of the same machine; nullptr: none yet
     bool corrupted_before = false;     // a corrupting fault fired in the run that wrote the image
     Referee::Counters counters;

@@ -3,6 +3,7 @@
 //   referee_devices   the life of a preserved device      referee_tables   page tables of the IOMMUs
 //   referee_dma       the shadow map                      referee_pci      registers, resets, interrupts
 //   referee_engine    the oracle of DMA engines           referee_guests   guests and SNP
+//   referee_shared    what files share and need
 //
 // A device's life as the referee sees it:
 //
@@ -133,6 +134,8 @@ struct DeviceBook {
     bool claimed = false;
     bool was_preserved = false;
     bool preserved() const { return outgoing || incoming; }
+    u32 listed = 0;        // references on the list of what is preserved, of the kernel that runs
+    bool matched = false;  // on the list of the kernel before, and found
 
     ShadowDomain* holds = nullptr;                   // what it may reach now, by intent
     bool hotswapped = false;                         // incoming, and attached to a domain of this kernel
@@ -262,9 +265,9 @@ struct DeviceReferee::Books {
     }
     bool any_preserved() const;
     template <typename... Args>
-    void report(InvariantId id, const DeviceBook& book, const FrameList& frames, fmt::format_string<Args...> format,
-                const Args&... args) {
-        referee.report(id, book.name(), frames, format, args...);
+    void report(InvariantId id, CheckId check, const DeviceBook& book, const FrameList& frames,
+                fmt::format_string<Args...> format, const Args&... args) {
+        referee.report(id, check, book.name(), frames, format, args...);
     }
     void end_preservation(DeviceBook& book);
     void check_claim(u64 token, u64 file_id);
@@ -298,7 +301,7 @@ struct DeviceReferee::Books {
     void stuck(DeviceBook& book, fmt::format_string<Args...> format, const Args&... args) {
         if (!book.preserved() || book.stuck_reported || discards(book)) return;
         book.stuck_reported = true;
-        report(InvariantId::dma_continuous, book, {}, format, args...);
+        report(InvariantId::dma_continuous, CheckId::none, book, {}, format, args...);
     }
     EngineBook& engine(const PciFunction& function, unsigned number);
     void keep_trailer(EngineBook& engine, u64 sequence, u32 slot, u64 dst, std::span<const std::byte> trailer);
@@ -337,6 +340,13 @@ struct DeviceReferee::Books {
     void check_path(DeviceBook& book);
     void judge_interrupts(std::string_view moment, bool at_finish);
 
+    // referee_shared.cpp
+    void check_list();
+    void check_matched();
+    void check_shared();
+    void check_dependencies();
+    void judge_shared();
+
     // referee_guests.cpp
     GuestBook& guest(std::string_view name);
     void guests_jump();
@@ -355,6 +365,11 @@ struct DeviceReferee::Books {
         bool iommufd;
     };
     std::pmr::map<u64, Promise> promises;  // by token: files of the running kernel that are promised
+    struct SharedBook {
+        bool made = false;           // by the running kernel, for the next one
+        u32 read = 0, finished = 0;  // of what the kernel before handed over
+    };
+    std::pmr::map<NameId, SharedBook> shared;  // by subsystem
 
     std::pmr::list<ShadowDomain> domains;
     IntervalMap<Member> mapped;     // frames that some domain maps, or did

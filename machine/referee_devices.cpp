@@ -13,6 +13,7 @@ DeviceReferee::Books::Books(Machine& machine_, RefereeBooks& referee_, std::pmr:
       opened(memory_),
       claims(memory_),
       promises(memory_),
+      shared(memory_),
       domains(memory_),
       mapped(memory_),
       estranged(memory_),
@@ -160,8 +161,10 @@ void DeviceReferee::frozen() {
 
 /// What was not made up for by now never will be; interrupts from here on belong to the next blackout.
 void DeviceReferee::Books::freeze() {
-    if (!frozen) judge_interrupts("the next freeze", false);
+    if (frozen) return;
+    judge_interrupts("the next freeze", false);
     frozen = true;
+    if (referee.kernel->luo.state == LuoState::frozen) check_list();
 }
 
 void DeviceReferee::thawed() {
@@ -188,6 +191,9 @@ void DeviceReferee::before_jump() {
         books_->check_kept(*book);
         books_->check_leaves(*book);
     }
+    if (books_->referee.kernel->luo.state != LuoState::frozen) return;
+    books_->check_dependencies();
+    books_->check_shared();
 }
 
 void DeviceReferee::jumped() {
@@ -204,7 +210,8 @@ void DeviceReferee::jumped() {
         if (!carries) book->holds = nullptr;
         book->incoming = book->outgoing;
         book->outgoing.reset();
-        book->claimed = book->hotswapped = false;
+        book->claimed = book->hotswapped = book->matched = false;
+        book->listed = 0;
         book->left.clear();
         book->context_dropped = book->iotlb_dropped = false;
         if (!book->incoming) book->tree.clear();
@@ -255,6 +262,7 @@ void DeviceReferee::user_space_reached() {
         books_->check_path(*book);
         books_->compare_tree(*book, "at the jump", "when user space was reached", true);
     }
+    books_->check_matched();
 }
 
 // --- The blackout, for the counters ------------------------------------------------------------------------------
@@ -301,7 +309,7 @@ void DeviceReferee::Books::check_claim(u64 token, u64 file_id) {
     for (DeviceBook* book : devices) {
         if (!book || book->incoming != token || book->claimed) continue;
         if (book != &got)
-            report(InvariantId::pci_stable, *book, {},
+            report(InvariantId::pci_stable, CheckId::d1, *book, {},
                    "file {:#x} was promised for {}; generation {} restored it with {}", token, book->name(),
                    referee.kernel->generation, got.name());
         book->claimed = true;
@@ -328,6 +336,7 @@ void DeviceReferee::finished() {
         if (!stays && !book->outgoing) book->forget_tables();
     }
     for (auto& [name, guest] : books.guests) guest.incoming.reset();
+    books.judge_shared();
     books.forget_windows();
     books.rebuild_table_frames();
 }
@@ -339,7 +348,8 @@ void DeviceReferee::Books::drop_everything() {
         if (!book) continue;
         book->outgoing.reset();
         book->incoming.reset();
-        book->claimed = book->hotswapped = false;
+        book->claimed = book->hotswapped = book->matched = false;
+        book->listed = 0;
         book->holds = nullptr;
         for (EngineBook& engine : book->engines) engine.running = engine.dry = false;
         book->forget_interrupts();
@@ -352,6 +362,7 @@ void DeviceReferee::Books::drop_everything() {
     opened.clear();
     claims.clear();
     promises.clear();
+    shared.clear();
     mapped.clear();
     estranged.clear();
     table_frames.clear();
@@ -378,7 +389,8 @@ void DeviceReferee::kernel_ended(KernelEnd end) {
             if (!book) continue;
             book->outgoing.reset();
             book->incoming.reset();
-            book->claimed = book->hotswapped = false;
+            book->claimed = book->hotswapped = book->matched = false;
+            book->listed = 0;
             book->forget_interrupts();
             book->forget_tables();
             if (book->holds) book->holds->token.reset();
@@ -387,6 +399,7 @@ void DeviceReferee::kernel_ended(KernelEnd end) {
         books.opened.clear();
         books.claims.clear();
         books.promises.clear();
+        books.shared.clear();
         books.rebuild_table_frames();
         books.guests.clear();
         books.last_guest = nullptr;

@@ -103,8 +103,7 @@ public:
     /// A file of a device, an iommufd, a VM: opened by an agent, or retrieved.
     void device_opened(u64 file_id, const PciFunction& device);
     void device_closed(u64 file_id);  // before the kernel does anything to the device for it
-    /// Mapping extents of memory in a domain. `domain` is unique in the generation (the iommufd file's id and the
-    /// domain's number in it).
+    /// Mapping extents of memory in a domain. `domain` is unique in the generation: the id of the iommufd file.
     void domain_mapped(u64 domain, u64 iova, std::span<const PfnRange> frames);
     void domain_mapped_peer(u64 domain, u64 iova, u64 bytes, const PciFunction& target);
     void domain_unmapped(u64 domain, u64 iova, u64 bytes);
@@ -126,6 +125,15 @@ public:
     /// Memory of this file is the guest's: what it stored there is lost with the file.
     void guest_memory(std::string_view guest, u64 file_id);
     void guest_interrupt_wired(const PciFunction& device, std::string_view guest, unsigned guest_device);
+    /// On the PCI core's list of what is preserved this function has now so many references; 0: it is off the list. Of
+    /// the kernel that runs, for the next one.
+    void function_listed(const PciFunction& function, u32 references);
+    /// It was on the list of the kernel before, and the PCI core has found it.
+    void function_matched(const PciFunction& function);
+    /// What the files of several devices share (the list of functions: "pci"; units and domains: "iommu"). Of the kernel
+    /// that runs: made with the first, gone with the last. Of the kernel before: read once, finished once.
+    enum class SharedRecord : u8 { made, gone, read, finished };
+    void shared_record(std::string_view subsystem, SharedRecord event);
 
     // --- from the referee itself ---------------------------------------------------------------------------------
     void kernel_boots();

@@ -115,8 +115,9 @@ void DeviceReferee::dma_written_to_peer(const PciFunction& device, u64 iova, con
     const Meaning* meaning = book.holds ? book.holds->map.find(Pfn{iova >> page_shift}) : nullptr;
     if (meaning && meaning->is_peer && meaning->peer == target.index) return;
     if (book.strayed++ >= findings_max) return;
-    books.report(InvariantId::dma_contained, book, {}, "{} wrote to IOVA {:#x}, {}; the write ended in {}",
-                 book.name(), iova, books.meaning_of(book, iova), target.name());
+    books.report(InvariantId::dma_contained, CheckId::none, book, {},
+                 "{} wrote to IOVA {:#x}, {}; the write ended in {}", book.name(), iova, books.meaning_of(book, iova),
+                 target.name());
 }
 
 // --- Findings ----------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ void DeviceReferee::Books::stray(DeviceBook& book, u64 iova, u64 phys, bool writ
     if (write ? book.strayed++ >= findings_max : std::exchange(book.read_reported, true)) return;
     FrameList frames;
     frames.add(pfn_range(PhysAddr{phys}.pfn(), 1));
-    report(InvariantId::dma_contained, book, frames,
+    report(InvariantId::dma_contained, CheckId::none, book, frames,
            "{} {} IOVA {:#x}, {}; the {} ended at {:#x}, in frame {:#x}, {}", book.name(),
            write ? "wrote to" : "reads", iova, meaning_of(book, iova), write ? "write" : "read", phys,
            frames.first[0], owner_of(PhysAddr{phys}.pfn()));
@@ -286,14 +287,18 @@ void DeviceReferee::Books::check_leaves(DeviceBook& book) {
     for (const auto& [name, reserve] : referee.staged.reserves)
         reserved.assign({reserve.range.begin.pfn(), PhysAddr{reserve.range.end.raw + page_bytes - 1}.pfn()}, {});
     FrameList bare;
+    const auto add_bare = [&](PfnRange part) { reserved.visit_gaps(part, [&](PfnRange gap) { bare.add(gap); }); };
     book.holds->map.visit_all([&](PfnRange pages, const Meaning& meaning) {
         if (meaning.is_peer) return;
         const PfnRange frames{pages.begin + meaning.offset, pages.end + meaning.offset};
-        referee.staged.frames.visit_gaps(
-            frames, [&](PfnRange part) { reserved.visit_gaps(part, [&](PfnRange gap) { bare.add(gap); }); });
+        referee.staged.frames.visit_gaps(frames, add_bare);
+        referee.staged.frames.visit(frames, [&](PfnRange part, const Kept& kept) {
+            const Source& source = referee.staged.sources[kept.source];
+            if (!source.promised || source.suspended) add_bare(part);  // tracked by KHO, and nobody's any more
+        });
     });
     if (!bare.empty())
-        report(InvariantId::dma_contained, book, bare,
+        report(InvariantId::dma_contained, CheckId::i3, book, bare,
                "frame {:#x} is mapped for {}, which goes on over the jump; nobody preserved that frame",
                bare.first[0], book.name());
 }
@@ -318,7 +323,7 @@ void DeviceReferee::Books::check_superset(DeviceBook& book, const ShadowDomain& 
     std::pmr::string after = text_of("does not map it");
     if (now && now->is_peer) after = text_of("maps it to another device");
     if (now && !now->is_peer) after = referee.text("maps it to frame {:#x}", (*first + now->offset).raw);
-    report(InvariantId::dma_contained, book, missing,
+    report(InvariantId::dma_contained, CheckId::i7, book, missing,
            "{} was handed over with IOVA {:#x}, {}; {}, which replaces it, {}", book.name(), first->raw << page_shift,
            before, name_of(next), after);
 }

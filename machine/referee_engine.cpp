@@ -240,7 +240,7 @@ void DeviceReferee::Books::judge_trailers(std::string_view moment) {
         machine.ram.read_bytes(PhysAddr{first->phys}, found);
         const std::span<const std::byte> due(first->slot->trailer), there(found);
         report(
-            InvariantId::dma_continuous, *first->book, frames,
+            InvariantId::dma_continuous, CheckId::m1, *first->book, frames,
             "{} completed tick {} into IOVA {:#x}, frame {:#x}, and should have left {:#018x} {:#018x}; at {} there "
             "is {:#018x} {:#018x}",
             first->engine->name, first->slot->sequence, first->slot->dst, frames.first[0], word(due),

@@ -130,7 +130,7 @@ void DeviceReferee::guest_enters(std::string_view guest, unsigned vcpu, const Gu
     GuestBook::Vcpu& known = book.vcpus[vcpu];
     const GuestRegisters& left = known.registers;
     const auto differs = [&](std::string_view what, u64 before, u64 now) {
-        books.referee.report(InvariantId::guest_progress, guest, {},
+        books.referee.report(InvariantId::guest_progress, CheckId::m2, guest, {},
                              "vCPU {} of guest {} left with {} {:#x}; it is entered with {:#x}", vcpu, guest, what,
                              before, now);
     };
@@ -195,7 +195,7 @@ void DeviceReferee::guest_leaves(std::string_view guest, unsigned vcpu, const Gu
     GuestBook::Vcpu& known = books.guest(guest).vcpus[vcpu];
     const GuestRegisters& entered = known.registers;
     if (registers.steps < entered.steps || registers.tsc_ns < entered.tsc_ns)
-        books.referee.report(InvariantId::guest_progress, guest, {},
+        books.referee.report(InvariantId::guest_progress, CheckId::m2, guest, {},
                              "vCPU {} of guest {} was entered at step {}, tsc {}; it left at step {}, tsc {}", vcpu,
                              guest, entered.steps, entered.tsc_ns, registers.steps, registers.tsc_ns);
     else
@@ -226,7 +226,7 @@ void DeviceReferee::guest_loaded(std::string_view guest, u64 gpa, PhysAddr phys,
     if (written_by_device(phys.pfn())) return book.words.set(gpa, word);
     FrameList frames;
     frames.add(pfn_range(phys.pfn(), 1));
-    books.referee.report(InvariantId::guest_progress, guest, frames,
+    books.referee.report(InvariantId::guest_progress, CheckId::m1, guest, frames,
                          "guest {} {} {:#x} at {:#x}; it reads {:#x} there, in frame {:#x}", guest,
                          stored ? "stored" : "stored nothing, so it has", due, gpa, word, frames.first[0]);
     book.words.set(gpa, word);  // it goes on from what it read

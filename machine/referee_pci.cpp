@@ -28,30 +28,31 @@ struct Register {
     u32 mask;
     bool of_bridge, of_device;
     std::string_view name;
+    CheckId check;
 };
 constexpr Register still_registers[] = {
-    {pci::COMMAND, 2, pci::COMMAND_MASTER, true, true, "bus master bit"},
-    {pci::COMMAND, 2, pci::COMMAND_MEMORY, true, true, "memory decode bit"},
-    {pci::PRIMARY_BUS, 1, 0xff, true, false, "primary bus number"},
-    {pci::SECONDARY_BUS, 1, 0xff, true, false, "secondary bus number"},
-    {pci::SUBORDINATE_BUS, 1, 0xff, true, false, "subordinate bus number"},
-    {pci::MEMORY_BASE, 2, 0xffff, true, false, "memory window's base"},
-    {pci::MEMORY_LIMIT, 2, 0xffff, true, false, "memory window's limit"},
-    {pci::PREF_MEMORY_BASE, 2, 0xffff, true, false, "prefetchable window's base"},
-    {pci::PREF_MEMORY_LIMIT, 2, 0xffff, true, false, "prefetchable window's limit"},
-    {pci::PREF_BASE_UPPER32, 4, ~u32{0}, true, false, "prefetchable window's upper base"},
-    {pci::PREF_LIMIT_UPPER32, 4, ~u32{0}, true, false, "prefetchable window's upper limit"},
-    {pci::BASE_ADDRESS_0, 4, ~u32{0}, false, true, "BAR0"},
-    {pci::BASE_ADDRESS_0 + 4, 4, ~u32{0}, false, true, "BAR1"},
-    {pci::BASE_ADDRESS_0 + 8, 4, ~u32{0}, false, true, "BAR2"},
-    {pci::BASE_ADDRESS_0 + 12, 4, ~u32{0}, false, true, "BAR3"},
-    {pci::BASE_ADDRESS_0 + 16, 4, ~u32{0}, false, true, "BAR4"},
-    {pci::BASE_ADDRESS_0 + 20, 4, ~u32{0}, false, true, "BAR5"},
-    {pci::acs_cap_at + pci::ACS_CTRL, 2, 0xffff, true, true, "ACS control"},
-    {pci::express_cap_at + pci::EXP_DEVCTL2, 2, pci::EXP_DEVCTL2_ARI, true, true, "ARI forwarding bit"},
-    {pci::pm_cap_at + pci::PM_CTRL, 2, pci::PM_CTRL_STATE_MASK, true, true, "power state"},
+    {pci::COMMAND, 2, pci::COMMAND_MASTER, true, true, "bus master bit", CheckId::d4},
+    {pci::COMMAND, 2, pci::COMMAND_MEMORY, true, true, "memory decode bit", CheckId::d5},
+    {pci::PRIMARY_BUS, 1, 0xff, true, false, "primary bus number", CheckId::d3},
+    {pci::SECONDARY_BUS, 1, 0xff, true, false, "secondary bus number", CheckId::d3},
+    {pci::SUBORDINATE_BUS, 1, 0xff, true, false, "subordinate bus number", CheckId::d3},
+    {pci::MEMORY_BASE, 2, 0xffff, true, false, "memory window's base", CheckId::d5},
+    {pci::MEMORY_LIMIT, 2, 0xffff, true, false, "memory window's limit", CheckId::d5},
+    {pci::PREF_MEMORY_BASE, 2, 0xffff, true, false, "prefetchable window's base", CheckId::d5},
+    {pci::PREF_MEMORY_LIMIT, 2, 0xffff, true, false, "prefetchable window's limit", CheckId::d5},
+    {pci::PREF_BASE_UPPER32, 4, ~u32{0}, true, false, "prefetchable window's upper base", CheckId::d5},
+    {pci::PREF_LIMIT_UPPER32, 4, ~u32{0}, true, false, "prefetchable window's upper limit", CheckId::d5},
+    {pci::BASE_ADDRESS_0, 4, ~u32{0}, false, true, "BAR0", CheckId::d5},
+    {pci::BASE_ADDRESS_0 + 4, 4, ~u32{0}, false, true, "BAR1", CheckId::d5},
+    {pci::BASE_ADDRESS_0 + 8, 4, ~u32{0}, false, true, "BAR2", CheckId::d5},
+    {pci::BASE_ADDRESS_0 + 12, 4, ~u32{0}, false, true, "BAR3", CheckId::d5},
+    {pci::BASE_ADDRESS_0 + 16, 4, ~u32{0}, false, true, "BAR4", CheckId::d5},
+    {pci::BASE_ADDRESS_0 + 20, 4, ~u32{0}, false, true, "BAR5", CheckId::d5},
+    {pci::acs_cap_at + pci::ACS_CTRL, 2, 0xffff, true, true, "ACS control", CheckId::d5},
+    {pci::express_cap_at + pci::EXP_DEVCTL2, 2, pci::EXP_DEVCTL2_ARI, true, true, "ARI forwarding bit", CheckId::d5},
+    {pci::pm_cap_at + pci::PM_CTRL, 2, pci::PM_CTRL_STATE_MASK, true, true, "power state", CheckId::d5},
     {pci::msix_cap_at + pci::MSIX_FLAGS, 2, pci::MSIX_FLAGS_ENABLE | pci::MSIX_FLAGS_MASKALL, false, true,
-     "MSI-X control"},
+     "MSI-X control", CheckId::none},
 };
 /// Every bridge keeps these while any device that came with the handover is not claimed.
 constexpr std::size_t numbers_begin = 2, numbers_end = 5;
@@ -107,7 +108,7 @@ void DeviceReferee::config_changed(const PciFunction& function, u16 offset, unsi
             if (!(itself ? reg.of_device : reg.of_bridge)) continue;
             const u32 before = covered(reg, offset, bytes, old_value), now = covered(reg, offset, bytes, new_value);
             if (before == now) continue;
-            books.report(InvariantId::pci_stable, *book, {},
+            books.report(InvariantId::pci_stable, reg.check, *book, {},
                          "the {} of {} changed from {:#x} to {:#x}; {}{} is preserved and not claimed yet", reg.name,
                          function.name(), before, now, itself ? "" : "below it ", book->name());
         }
@@ -117,7 +118,7 @@ void DeviceReferee::config_changed(const PciFunction& function, u16 offset, unsi
         const Register& reg = still_registers[i];
         const u32 before = covered(reg, offset, bytes, old_value), now = covered(reg, offset, bytes, new_value);
         if (before != now)
-            books.report(InvariantId::pci_stable, books.device(function), {},
+            books.report(InvariantId::pci_stable, CheckId::d3, books.device(function), {},
                          "the {} of {} changed from {:#x} to {:#x}; {} came with the handover, so every bridge keeps "
                          "its numbers",
                          reg.name, function.name(), before, now, arrived->name());
@@ -130,7 +131,7 @@ void DeviceReferee::function_reset(const PciFunction& function, ResetKind kind) 
     Books& books = *books_;
     DeviceBook& book = books.device(function);
     if (book.preserved() && !books.discards(book) && kind != ResetKind::power_on) {
-        books.report(InvariantId::pci_stable, book, {},
+        books.report(InvariantId::pci_stable, CheckId::d6, book, {},
                      "{} is preserved and must not be reset; there was a reset: {}", book.name(),
                      reset_kind_name(kind));
         for (const EngineBook& engine : book.engines)
@@ -147,7 +148,7 @@ void DeviceReferee::requester_id_changed(const PciFunction& function, Bdf from, 
     Books& books = *books_;
     DeviceBook& book = books.device(function);
     if (from == to || !books.held_still(book)) return;
-    books.report(InvariantId::pci_stable, book, {},
+    books.report(InvariantId::pci_stable, CheckId::i8, book, {},
                  "{} is preserved; its requests came from {:02x}:{:02x}.{}, now they come from {:02x}:{:02x}.{}",
                  book.name(), from.bus(), from.device(), from.function(), to.bus(), to.device(), to.function());
 }
@@ -163,14 +164,14 @@ void DeviceReferee::Books::note_path(DeviceBook& book) {
 
 void DeviceReferee::Books::check_path(DeviceBook& book) {
     if (book.function.requester_id() != book.requester)
-        report(InvariantId::pci_stable, book, {},
+        report(InvariantId::pci_stable, CheckId::i8, book, {},
                "{} sent its requests as {:#06x} at the jump; when user space was reached it sends them as {:#06x}",
                book.name(), book.requester.raw, book.function.requester_id().raw);
     for (const DeviceBook::Bridge& bridge : book.bridges) {
         const auto secondary = static_cast<u8>(bridge.function->config.read(pci::SECONDARY_BUS, 1)),
                    subordinate = static_cast<u8>(bridge.function->config.read(pci::SUBORDINATE_BUS, 1));
         if (secondary != bridge.secondary || subordinate != bridge.subordinate)
-            report(InvariantId::pci_stable, book, {},
+            report(InvariantId::pci_stable, CheckId::d3, book, {},
                    "{}, above {}, led to buses {:#x} to {:#x} at the jump; when user space was reached it leads to "
                    "{:#x} to {:#x}",
                    bridge.function->name(), book.name(), bridge.secondary, bridge.subordinate, secondary,
@@ -224,7 +225,7 @@ void DeviceReferee::Books::judge_interrupts(std::string_view moment, bool at_fin
     for (DeviceBook* book : devices) {
         if (!book || !book->unheard || book->unheard_early || held_still(*book)) continue;
         if (at_finish && (!book->claimed || !book->guest_ran)) continue;
-        report(InvariantId::irq_delivered, *book, {},
+        report(InvariantId::irq_delivered, CheckId::none, *book, {},
                "{} raised interrupt {} at {} ns, which nobody heard ({}), and {} in all; until {} nobody made up for "
                "it",
                book->name(), book->unheard_vector, book->unheard_at_ns, book->unheard_why, book->unheard, moment);

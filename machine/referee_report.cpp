@@ -21,6 +21,26 @@ std::optional<InvariantId> invariant_by_name(std::string_view name) {
     return std::nullopt;
 }
 
+std::string_view check_name(CheckId check) {
+    switch (check) {
+    case CheckId::none: return "";
+#define DEVICE_CHECK(id, name) \
+    case CheckId::id:          \
+        return name;
+#include "machine/device_checks.def"
+#undef DEVICE_CHECK
+    }
+    return "?";
+}
+
+std::optional<CheckId> check_by_name(std::string_view name) {
+#define DEVICE_CHECK(id, id_name) \
+    if (name == id_name) return CheckId::id;
+#include "machine/device_checks.def"
+#undef DEVICE_CHECK
+    return std::nullopt;
+}
+
 std::string_view frame_class_name(FrameClass frame_class) {
     switch (frame_class) {
     case FrameClass::kernel: return "kernel";
@@ -71,18 +91,19 @@ NameId Names::id(std::string_view text) {
     return last_ = known->second;
 }
 
-void RefereeBooks::add_finding(InvariantId id, std::string_view resource, const FrameList& frames,
+void RefereeBooks::add_finding(InvariantId id, CheckId check, std::string_view resource, const FrameList& frames,
                                std::string_view message) {
     const Generation generation = kernel->generation;
     for (Entry& entry : findings) {
-        if (entry.invariant != id || entry.generation != generation || entry.resource != resource) continue;
+        if (entry.invariant != id || entry.check != check || entry.generation != generation) continue;
+        if (entry.resource != resource) continue;
         // The same judgement once more says nothing new; other frames belong to the same finding.
         entry.frames.merge(frames);
         return;
     }
     const bool by_fault = corrupted_before || faults.corrupting_fired();
     findings.push_back({id, by_fault, generation, clock.now_ns(), frames, std::pmr::string(resource, memory),
-                        std::pmr::string(message, memory)});
+                        std::pmr::string(message, memory), check});
     trace.emit(Layer::machine, "referee.finding",
                {{"invariant", invariant_table[static_cast<std::size_t>(id)].name},
                 {"message", message},

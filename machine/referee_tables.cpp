@@ -107,7 +107,7 @@ void DeviceReferee::Books::compare_tree(DeviceBook& book, std::string_view since
         if (machine.ram.hash_range(pfn_range(Pfn{page.pfn}, 1)) != page.hash)
             changed.add(pfn_range(Pfn{page.pfn}, 1));
     if (!changed.empty())
-        report(InvariantId::iommu_tables, book, changed,
+        report(InvariantId::iommu_tables, CheckId::i4, book, changed,
                "frame {:#x} is a page table that {} walks; it has other content {} than it had {}", changed.first[0],
                book.name(), moment, since);
     if (!entries_too) return;
@@ -115,14 +115,14 @@ void DeviceReferee::Books::compare_tree(DeviceBook& book, std::string_view since
     FrameList frames;
     if (!same(entry_at<vtd::RootEntry>(machine.ram, tree.root, tree.source.bus()), tree.root_entry)) {
         frames.add(pfn_range(tree.root.pfn(), 1));
-        report(InvariantId::iommu_tables, book, frames,
+        report(InvariantId::iommu_tables, CheckId::i4, book, frames,
                "the root entry of bus {:#x}, in frame {:#x}, leads to {}; it has other content {} than it had {}",
                tree.source.bus(), frames.first[0], book.name(), moment, since);
     } else if (tree.root_entry.present() &&
                !same(entry_at<vtd::ContextEntry>(machine.ram, tree.root_entry.context_table(), tree.source.devfn()),
                      tree.context)) {
         frames.add(pfn_range(tree.root_entry.context_table().pfn(), 1));
-        report(InvariantId::iommu_tables, book, frames,
+        report(InvariantId::iommu_tables, CheckId::i4, book, frames,
                "the context entry of {}, in frame {:#x}, has other content {} than it had {}", book.name(),
                frames.first[0], moment, since);
     }
@@ -135,13 +135,13 @@ void DeviceReferee::Books::check_kept(DeviceBook& book) {
     if (!tree.root_entry.present() || !tree.context.present()) {
         // A device without a map needs no entry.
         if (book.holds)
-            report(InvariantId::iommu_tables, book, {},
+            report(InvariantId::iommu_tables, CheckId::i4, book, {},
                    "{} is preserved, and attached to {}; at the jump it has no context entry", book.name(),
                    name_of(*book.holds));
         return;
     }
     if (tree.outside)
-        report(InvariantId::iommu_tables, book, {},
+        report(InvariantId::iommu_tables, CheckId::i2, book, {},
                "{} is preserved; its tables lead to {:#x}, where there is no RAM", book.name(), *tree.outside);
     FrameList bare;
     const IntervalMap<Kept>& kept = referee.kept();
@@ -155,7 +155,7 @@ void DeviceReferee::Books::check_kept(DeviceBook& book) {
         look_at({Pfn{begin}, Pfn{end}});
     }
     if (!bare.empty())
-        report(InvariantId::iommu_tables, book, bare,
+        report(InvariantId::iommu_tables, CheckId::i2, book, bare,
                "frame {:#x} is a table that {} walks; it is not preserved, and the next kernel may use it",
                bare.first[0], book.name());
 }
@@ -189,7 +189,7 @@ void DeviceReferee::Books::check_unpreserved_entries() {
                           : referee.text("{:04x}:{:02x}:{:02x}.{}", segment, bus, source.device(), source.function());
                 FrameList frames;
                 frames.add(pfn_range(root->context_table().pfn(), 1));
-                referee.report(InvariantId::iommu_tables, name, frames,
+                referee.report(InvariantId::iommu_tables, CheckId::i5, name, frames,
                                "{} is not preserved; at the jump its context entry, in frame {:#x}, is still present",
                                name, frames.first[0]);
             }
@@ -206,7 +206,7 @@ void DeviceReferee::Books::check_domain_id(DeviceBook& book) {
         const TableTree& tree = other->inherited_tables();
         if (!tree.known || !tree.context.present() || other->function.segment != book.function.segment) continue;
         if (tree.context.domain_id() != context->domain_id()) continue;
-        report(InvariantId::iommu_tables, book, {},
+        report(InvariantId::iommu_tables, CheckId::i6, book, {},
                "domain id {} is that of the tables that {} came with, which the unit has not forgotten; {} was given "
                "it for another domain",
                context->domain_id(), other->name(), book.name());
@@ -253,12 +253,13 @@ void DeviceReferee::Books::table_frames_gone(PfnRange frames, std::string_view s
                                  book.context_dropped ? "its translations" : "the context entry that it has cached");
         // Where a device that walks what is free will write, nobody knows.
         const InvariantId id = walks ? InvariantId::iommu_tables : InvariantId::dma_contained;
+        const CheckId check = walks ? CheckId::i2 : CheckId::i7;
         if (returned)
-            report(id, book, list,
+            report(id, check, book, list,
                    "frame {:#x} is a table that {} came with and {}; generation {} gave it to its allocator",
                    list.first[0], book.name(), why, referee.kernel->generation);
         else
-            report(InvariantId::iommu_tables, book, list,
+            report(InvariantId::iommu_tables, check, book, list,
                    "frame {:#x} is a table that {} came with and {}; generation {}'s allocator handed it out to {}",
                    list.first[0], book.name(), why, referee.kernel->generation, site);
     }
@@ -276,7 +277,7 @@ void DeviceReferee::translation_switched(u32 segment, bool on) {
     if (on) return;
     for (DeviceBook* book : books.devices)
         if (book && book->preserved() && book->function.segment == segment)
-            books.report(InvariantId::iommu_tables, *book, {},
+            books.report(InvariantId::iommu_tables, CheckId::i1, *book, {},
                          "{} is preserved; translation was switched off in segment {}: what it sends passes as it is",
                          book->name(), segment);
 }
@@ -293,7 +294,7 @@ void DeviceReferee::root_table_set(u32 segment, PhysAddr root) {
     frames.add(pfn_range(table.pfn(), 1));
     for (DeviceBook* book : books.devices)
         if (book && book->preserved() && book->tree.known && book->function.segment == segment)
-            books.report(InvariantId::iommu_tables, *book, frames,
+            books.report(InvariantId::iommu_tables, CheckId::i1, *book, frames,
                          "{} is preserved, under the root table at {:#x}; the unit of segment {} was given another "
                          "one, at {:#x}",
                          book->name(), before.raw, segment, table.raw);

@@ -158,6 +158,15 @@ Result<> SnpFirmware::reclaim(PfnRange frames) {
     return {};
 }
 
+std::optional<u16> SnpFirmware::guest_of(PfnRange frames, u64 first_gfn) const {
+    const Assigned* first = frames.empty() ? nullptr : assigned_.find(frames.begin);
+    if (!first || first->asid == 0 || first->gfn_offset != frames.begin.raw - first_gfn) return std::nullopt;
+    bool all = true;
+    assigned_.visit(frames, [&](PfnRange, const Assigned& assigned) { all = all && assigned == *first; });
+    assigned_.visit_gaps(frames, [&](PfnRange) { all = false; });
+    return all ? std::optional(first->asid) : std::nullopt;
+}
+
 // --- the hardware's checks ---------------------------------------------------------------------------------------
 
 RmpOwner SnpFirmware::owner(Pfn frame) const {

@@ -73,6 +73,8 @@ public:
 
     // --- hardware ---
     RmpOwner owner(Pfn frame) const;
+    /// The ASID whose guest has all of these frames, as its pages from `first_gfn` on; nullopt: none has.
+    std::optional<u16> guest_of(PfnRange frames, u64 first_gfn) const;
     /// A kernel's access to RAM. Throws KernelPanic ("RMP fault"), after telling the referee. PhysicalMemory asks it
     /// while `enabled()` and nobody inside machine/ makes the access.
     void check_host(PhysRange range, bool write) const;

@@ -142,8 +142,8 @@ private:
         std::string buses;
         for (unsigned bus = 0; bus < 256; ++bus)
             if (unit.contexts[bus / 64] >> bus % 64 & 1) buses += fmt::format(" {:02x}", bus);
-        line("unit {:#x} at {:#x}: root table {:#x}, context tables of buses{}", unit.token, at.raw, unit.root_table,
-             buses.empty() ? " none" : buses);
+        line("unit {:#x} at {:#x}: root table {:#x}", unit.token, at.raw, unit.root_table);
+        line("  context tables of buses{}", buses.empty() ? " none" : buses);
         const PhysAddr root{unit.root_table};
         if (!take(root, "root table")) return;
         for (unsigned bus = 0; bus < 256; ++bus)
@@ -160,8 +160,8 @@ private:
             problem(at, fmt::format("a page table of {} levels", domain.top_level));
         else
             walk(PhysAddr{domain.top_table}, static_cast<unsigned>(domain.top_level), tree);
-        line("domain at {:#x}: top table {:#x}, {} levels; {} tables, {} leaves, {:#x} bytes mapped", at.raw,
-             domain.top_table, domain.top_level, tree.tables, tree.leaves, tree.bytes);
+        line("domain at {:#x}: top table {:#x}, {} levels", at.raw, domain.top_table, domain.top_level);
+        line("  {} tables, {} leaves, {:#x} bytes mapped", tree.tables, tree.leaves, tree.bytes);
     }
     void walk(PhysAddr table, unsigned level, Tree& tree) {
         if (!take(table, "page table")) return;

@@ -16,12 +16,20 @@ struct Layout {
     u64 slot_bytes = 0;
 };
 
-Result<Layout> layout_of(const NicStart& start) {
+std::unexpected<Errno> refused(std::string& why, std::string text) {
+    why = std::move(text);
+    return fail(Errno::einval);
+}
+
+Result<Layout> layout_of(const NicStart& start, std::string& why) {
     const u64 ring_bytes = align_up(start.entries * sizeof(nic::Descriptor), slot_align);
-    if (start.offset % slot_align || start.length <= ring_bytes) return fail(Errno::einval);
-    const u64 room = (start.length - ring_bytes) / (2 * u64{start.entries});
+    if (start.offset % slot_align)
+        return refused(why, fmt::format("the buffer does not begin at a multiple of {}", slot_align));
+    const u64 room = start.length > ring_bytes ? (start.length - ring_bytes) / (2 * u64{start.entries}) : 0;
     const u64 slot = std::min<u64>(align_down(room, slot_align), nic::transfer_bytes_max);
-    if (slot == 0) return fail(Errno::einval);
+    if (slot == 0)
+        return refused(why, fmt::format("the buffer is too small: {} descriptors and their slots take {} bytes",
+                                        start.entries, ring_bytes + 2 * u64{start.entries} * slot_align));
     return Layout{start.offset, start.offset + ring_bytes, start.offset + ring_bytes + slot * start.entries, slot};
 }
 
@@ -101,31 +109,37 @@ Result<> tell_guest(Kernel& kernel, VirtualMachine& vm, unsigned number, const N
 
 }  // namespace
 
-Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, const NicStart& start) {
+Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, const NicStart& start,
+                            std::string& why) {
+    const u64 bytes = vm.memory()->size();
     const auto number = vm.device_number(nic.device());
-    if (!number || start.offset > vm.memory()->size() || start.length > vm.memory()->size() - start.offset)
-        return fail(Errno::einval);
-    if (!guest_layout::free_for_rings(vm.memory()->size(), start.offset, start.length)) return fail(Errno::einval);
-    if (vm.vm().asid() && start.offset < vm.vm().private_bytes()) return fail(Errno::einval);
-    const Layout layout = TRY(layout_of(start));
+    if (!number) return refused(why, "the device is not attached to this VM");
+    if (start.offset > bytes || start.length > bytes - start.offset)
+        return refused(why, "the buffer ends beyond the guest's memory");
+    if (!guest_layout::free_for_rings(bytes, start.offset, start.length))
+        return refused(why, "the guest works in that memory itself");
+    if (vm.vm().asid() && start.offset < vm.vm().private_bytes())
+        return refused(why, "the buffer lies in the guest's private memory");
+    const Layout layout = TRY(layout_of(start, why));
     TRY(fill_ring(*vm.memory(), {nic.device(), start, layout, 0, true}));
     TRY(tell_guest(kernel, vm, *number, start, layout));
 
     return start_engine(nic, 0, layout.ring, start);
 }
 
-Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start) {
+Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start,
+                           std::string& why) {
     const auto owner = nic.iommufd.lock();
-    if (!owner) return fail(Errno::einval);
+    if (!owner) return refused(why, "the device is not attached to an iommufd");
     for (const auto& [iova, mapping] : owner->mappings()) {
         if (mapping.memory != memory || start.offset < mapping.offset ||
             start.offset + start.length > mapping.offset + mapping.bytes)
             continue;
-        const Layout layout = TRY(layout_of(start));
+        const Layout layout = TRY(layout_of(start, why));
         TRY(fill_ring(*memory, {nic.device(), start, layout, iova - mapping.offset, false}));
         return start_engine(nic, 0, layout.ring + iova - mapping.offset, start);
     }
-    return fail(Errno::einval);
+    return refused(why, "the buffer is not mapped for the device");
 }
 
 Result<> start_p2p(VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns) {

@@ -21,10 +21,12 @@ struct NicStart {
     u64 offset = 0, length = 0;  // of the buffer in the guest's memory, or in the file
 };
 
-/// The ring is in guest memory, and the guest drives it.
-Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, const NicStart& start);
+/// The ring is in guest memory, and the guest drives it. EINVAL: the buffer will not do; `why` says so in words.
+Result<> start_nic_in_guest(Kernel& kernel, VfioFile& nic, VirtualMachine& vm, const NicStart& start,
+                            std::string& why);
 /// In memory of an agent, that is mapped in the iommufd which the device is attached to.
-Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start);
+Result<> start_nic_in_file(VfioFile& nic, const std::shared_ptr<ShmemFile>& memory, const NicStart& start,
+                           std::string& why);
 /// Engine 1 writes into the memory of `target`.
 Result<> start_p2p(VfioFile& nic, VirtualMachine& vm, PciDevice& target, u32 interval_ns);
 Result<> stop_nic(VfioFile& nic, unsigned engine);

@@ -59,6 +59,7 @@ Json findings_json(const RunResult& result) {
                         {"frames", std::move(frames)},
                         {"frame_count", finding.frame_count},
                         {"resource", finding.resource}});
+        if (finding.check != CheckId::none) list.back()["check"] = check_name(finding.check);
     }
     return list;
 }

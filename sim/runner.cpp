@@ -75,8 +75,10 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     if (scenario.machine.from_handover())
         file = read_boot_params_file(scenario.machine.boot_params, scenario.machine.image);
     const MachineHandle machine = make_machine(machine_config(scenario, options, file ? &*file : nullptr));
-    if (const char* muted = std::getenv("KEXEC_SIM_MUTE"))
+    if (const char* muted = std::getenv("KEXEC_SIM_MUTE")) {
         if (const auto id = invariant_by_name(muted)) machine->referee.mute(*id);
+        if (const auto check = check_by_name(muted)) machine->referee.mute(*check);
+    }
 
     std::vector<PlannedFault> plan = scenario.faults;
     plan.insert(plan.end(), options.faults.begin(), options.faults.end());

@@ -159,6 +159,11 @@ Result<std::shared_ptr<VfioFile>> open_file(KernelInstance& instance, std::strin
     return fail(Errno::ebadf);  // somebody else's
 }
 
+StepResult with_reason(StepResult result, const std::string& why) {
+    result.detail = why;
+    return result;
+}
+
 StepResult nic_start(KernelInstance& instance, const Step& step) {
     const auto file = open_file(instance, step.get_name("device"));
     if (!file) return file.error();
@@ -166,17 +171,18 @@ StepResult nic_start(KernelInstance& instance, const Step& step) {
     start.interval_ns = static_cast<u32>(step.get_u64("interval"));
     start.circular = !step.has("ring");
     if (const auto ring = step.find_u64("ring")) start.entries = static_cast<u32>(*ring);
+    std::string why;
     const BufferField& buffer = step.get_buffer("buffer");
     start.offset = buffer.offset;
     start.length = buffer.length;
     if (buffer.of_vm) {
         const auto vm = instance.vms.find(step.get_name("buffer"));
         if (vm == instance.vms.end()) return Errno::enoent;
-        return start_nic_in_guest(instance.kernel, **file, *vm->second, start);
+        return with_reason(start_nic_in_guest(instance.kernel, **file, *vm->second, start, why), why);
     }
     const auto memory = file_of<ShmemFile>(instance, step.get_name("buffer"));
     if (!memory) return memory.error();
-    return start_nic_in_file(**file, *memory, start);
+    return with_reason(start_nic_in_file(**file, *memory, start, why), why);
 }
 
 StepResult stop_engine(KernelInstance& instance, std::string_view name, unsigned engine) {

@@ -98,13 +98,12 @@ std::optional<unsigned> VirtualMachine::device_number(const PciDevice& device) c
     return std::nullopt;
 }
 
-Result<> VirtualMachine::close() {
+void VirtualMachine::close() {
     give_up();
     for (const i32 fd : fd_.devices) static_cast<void>(agent_.close(fd));
     devices_.clear();
     for (const i32 fd : {fd_.vm, fd_.iommufd, fd_.state, fd_.memory})
         if (fd >= 0) static_cast<void>(agent_.close(fd));
-    return {};
 }
 
 // --- the old kernel ----------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ public:
     };
     Result<> create(const Config& config);
     Result<> attach(const std::shared_ptr<VfioFile>& device);
-    Result<> close();
+    void close();
 
     struct PreserveOrder {
         bool vfio_first = false;

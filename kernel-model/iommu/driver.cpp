@@ -316,14 +316,16 @@ void IommuDriver::shutdown() {
     for (Unit& unit : units_) {
         bool serves_kept = false;
         for (const auto& device : kernel_.pci.devices())
-            serves_kept |= device->keep_running && !device->removed && device->address.segment == unit.segment;
+            serves_kept |=
+                kernel_.keeps_running(*device) && !device->removed && device->address.segment == unit.segment;
         if (!serves_kept || kernel_.machine.faults.skips(FaultPoint::iommu_keep_translation, "")) {
             command(unit, vtd::TE, false);
             command(unit, vtd::IRE, false);
             continue;
         }
         for (const auto& device : kernel_.pci.devices()) {
-            if (device->keep_running || !domain_of(*device) || device->address.segment != unit.segment) continue;
+            if (kernel_.keeps_running(*device) || !domain_of(*device) || device->address.segment != unit.segment)
+                continue;
             if (kernel_.machine.faults.skips(FaultPoint::iommu_clear_context, device->hardware->name())) continue;
             detach(*device);
         }

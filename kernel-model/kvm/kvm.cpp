@@ -63,7 +63,7 @@ Result<> VmFile::launch_confidential() {
         kernel_.pages.free_folio(context);
         return pinned;
     }
-    private_runs_ = frames_of(*memory_, 0, private_bytes());
+    private_runs_ = memory_->frames(0, private_bytes());
     u64 gfn = 0;
     for (const PfnRange run : private_runs_) {
         const auto assigned = snp.assign(run, *asid, gfn);

@@ -115,10 +115,10 @@ void PciCore::shutdown() {
         PciDevice& device = **at;
         if (device.removed) continue;
         if (device.driver) device.driver->shutdown(device);
-        const FaultPoint point =
-            device.keep_running ? FaultPoint::pci_keep_bus_master : FaultPoint::pci_clear_bus_master;
+        const bool keeps = kernel_.keeps_running(device);
+        const FaultPoint point = keeps ? FaultPoint::pci_keep_bus_master : FaultPoint::pci_clear_bus_master;
         const bool astray = kernel_.machine.faults.skips(point, device.hardware->name());
-        if ((device.keep_running != 0) == astray) set_master(device, false);
+        if (keeps == astray) set_master(device, false);
     }
 }
 

@@ -64,7 +64,7 @@ struct PciDevice {
     u16 pm_cap = 0, express_cap = 0, msix_cap = 0, acs_cap = 0;  // 0: none
     std::array<PciResource, 6> bars{};
     bool adopted = false;
-    u32 keep_running = 0;
+    u32 keep_running = 0;  // references of those that preserve it
     bool removed = false;
     PciDriver* driver = nullptr;
     /// What answered when it was found: for the instruments, who know things and no addresses. No decision looks at it.

@@ -48,6 +48,7 @@ PciDevice& PciCore::add_device(PciAddress address, PciDevice* bridge) {
     device.device = static_cast<u16>(read(device, pci::DEVICE_ID, 2));
     device.is_bridge = (read(device, pci::HEADER_TYPE, 1) & 0x7f) == pci::HEADER_TYPE_BRIDGE;
     device.adopted = is_adopted(address);
+    if (device.adopted) kernel_.machine.device_referee.function_matched(*device.hardware);
     find_capabilities(device);
     setup_acs(device);
     if (!device.is_bridge) setup_bars(device);

@@ -22,16 +22,6 @@ bool are_rights(u64 prot) { return prot != 0 && (prot & ~(vtd::PTE_READ | vtd::P
 
 }  // namespace
 
-std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes) {
-    std::vector<PfnRange> frames;
-    const u64 begin = offset >> page_shift, end = (offset + bytes) >> page_shift;
-    for (const FileExtent& extent : file.extents()) {
-        const u64 from = std::max(begin, extent.index), to = std::min(end, extent.index + extent.pages);
-        if (from < to) frames.push_back(pfn_range(extent.pfn + (from - extent.index), to - from));
-    }
-    return frames;
-}
-
 IommufdFile::IommufdFile(Kernel& kernel, u64 id, std::string name)
     : File(id),
       kernel_(kernel),
@@ -95,7 +85,7 @@ Result<> IommufdFile::map(u64 iova, const std::shared_ptr<ShmemFile>& memory, u6
         bytes > align_up(memory->size(), page_bytes) - offset)
         return invalid();
     TRY(memory->pin_all());
-    const auto frames = frames_of(*memory, offset, bytes);
+    const auto frames = memory->frames(offset, bytes);
     if (const auto mapped = map_frames(iova, frames, prot); !mapped) {
         REACHED("iommufd.map.undone");
         memory->unpin_all();
@@ -115,7 +105,7 @@ std::optional<u64> IommufdFile::mapped_below(PhysAddr limit) const {
         if (mapping.peer) continue;
         u64 done = 0;
         const auto frames =
-            mapping.memory ? frames_of(*mapping.memory, mapping.offset, mapping.bytes) : mapping.anonymous;
+            mapping.memory ? mapping.memory->frames(mapping.offset, mapping.bytes) : mapping.anonymous;
         for (const PfnRange& part : frames) {
             if (part.begin.phys() < limit) return iova + done;
             done += part.phys().bytes();

@@ -87,9 +87,6 @@ private:
     std::vector<std::weak_ptr<VfioFile>> devices_;
 };
 
-/// The frames behind [offset, offset + bytes) of a file, in order of their index; holes are left out.
-std::vector<PfnRange> frames_of(const ShmemFile& file, u64 offset, u64 bytes);
-
 /// open("/dev/iommu").
 std::shared_ptr<IommufdFile> open_iommufd(Kernel& kernel, const std::string& name);
 

@@ -7,14 +7,6 @@
 namespace kexec_sim {
 namespace {
 
-/// Blocked before it is reset, so that nothing of it arrives in memory that is going to be somebody else's.
-void quiesce(Kernel& kernel, PciDevice& device) {
-    kernel.iommu.detach(device);
-    kernel.machine.device_referee.domain_detached(*device.hardware);
-    static_cast<void>(kernel.pci.reset_function(device));
-    kernel.pci.set_master(device, false);
-}
-
 /// What a function's own driver on the host does: brings it to a known state, and keeps it idle.
 class NativeDriver final : public PciDriver {
 public:
@@ -49,13 +41,13 @@ public:
             REACHED("vfio.remove.open");
             file->let_go();
         } else {
-            quiesce(kernel_, device);
+            kernel_.vfio.quiesce(device);
         }
     }
     void shutdown(PciDevice& device) override {
         FaultInjector& faults = kernel_.machine.faults;
         const std::string_view name = device.hardware->name();
-        if (device.keep_running) {
+        if (kernel_.keeps_running(device)) {
             if (!faults.skips(FaultPoint::vfio_keep_running, name)) return;
         } else if (!kernel_.vfio.file_of(device) || faults.skips(FaultPoint::vfio_quiesce, name)) {
             return;
@@ -118,6 +110,13 @@ Result<std::shared_ptr<VfioFile>> Vfio::adopt(PciDevice& device) {
     return file;
 }
 
+void Vfio::quiesce(PciDevice& device) {
+    kernel_.iommu.detach(device);
+    kernel_.machine.device_referee.domain_detached(*device.hardware);
+    static_cast<void>(kernel_.pci.reset_function(device));
+    kernel_.pci.set_master(device, false);
+}
+
 // --- the file ----------------------------------------------------------------------------------------------------
 
 VfioFile::VfioFile(Kernel& kernel, u64 id, PciDevice& device) : File(id), kernel_(kernel), device_(&device) {}
@@ -131,7 +130,7 @@ void VfioFile::release() {
 void VfioFile::let_go() {
     disable_interrupts();
     if (const auto owner = iommufd.lock()) owner->detach(*this);
-    quiesce(kernel_, *device_);
+    kernel_.vfio.quiesce(*device_);
 }
 
 Result<> VfioFile::usable() const {

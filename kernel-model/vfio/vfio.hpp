@@ -97,6 +97,9 @@ public:
     /// A file for a function that runs already: nothing is reset or written. EBUSY, ENODEV.
     Result<std::shared_ptr<VfioFile>> adopt(PciDevice& device);
     std::shared_ptr<VfioFile> file_of(const PciDevice& device) const;
+    /// Stops a function that nobody has: blocked before it is reset, so that nothing of it arrives in memory that is
+    /// going to be somebody else's.
+    void quiesce(PciDevice& device);
 
 private:
     friend class VfioFile;

@@ -397,8 +397,10 @@ void IommuParticipant::finish_unclaimed() {
         REACHED("luo.iommu.unclaimed");
         finish_domain(record);
     }
+    if (incoming_pages_.empty()) return;
     for (const PhysAddr page : incoming_pages_) pages_.free(page);
     incoming_pages_.clear();
+    subsystem_.finished();
 }
 
 }  // namespace kexec_sim::luo

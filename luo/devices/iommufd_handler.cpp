@@ -155,6 +155,11 @@ void IommufdHandler::moved_over(PhysAddr record, IommufdFile& file) {
     iommu_.finish_domain(domain);
 }
 
+bool IommufdHandler::can_finish(const File* file, u64) {
+    const auto* owner = dynamic_cast<const IommufdFile*>(file);
+    return owner && (!owner->restored || !owner->restored->attached);
+}
+
 void IommufdHandler::finish(File* file, u64 data, bool) {
     const PhysAddr record{data};
     if (!file) {
@@ -177,7 +182,7 @@ void IommufdHandler::finish(File* file, u64 data, bool) {
     if (at == incoming_.end()) return;
     IommufdFile& owner = iommufd(*file);
     const bool asked = !kernel_.machine.faults.skips(FaultPoint::iommu_can_finish, owner.name());
-    if (asked && owner.restored && owner.restored->attached) {
+    if (asked && !can_finish(file, data)) {
         REACHED("luo.iommufd.still_attached");
         kernel_.log.warn("iommufd: the preserved page table is kept, {} device(s) use it", owner.restored->attached);
         at->second.finish_when_idle = true;

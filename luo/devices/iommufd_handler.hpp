@@ -32,6 +32,8 @@ public:
     Result<> freeze(File& file, u64& data) override;
     void cancel(File& file, u64 data) override;
     Result<FileRef> retrieve(u64 data) override;
+    /// It was retrieved, and every device has moved over to a page table of this kernel.
+    bool can_finish(const File* file, u64 data) override;
     void finish(File* file, u64 data, bool reclaimed) override;
 
     /// The record of a file that is prepared; nullopt: it is not.

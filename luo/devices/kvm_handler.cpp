@@ -8,8 +8,6 @@
 namespace kexec_sim::luo {
 namespace {
 
-constexpr u16 asids = 1024;  // more than any processor has
-
 VmFile& vm_file(File& file) { return dynamic_cast<VmFile&>(file); }
 
 }  // namespace
@@ -126,25 +124,14 @@ std::vector<PfnRange> KvmHandler::incoming_runs(const abi::KvmSer& ser, PhysAddr
         const auto run = machine.ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
         if (run.pages == 0 || run.pfn > frames || run.pages > frames - run.pfn) continue;
         const PfnRange memory = pfn_range(Pfn{run.pfn}, run.pages);
-        const u16 owner = owner_of(memory, gfn);
+        const auto owner = machine.snp.guest_of(memory, gfn);
         gfn += run.pages;
-        if (owner && (asid ? owner == *asid : !has_vm(owner)))
+        if (owner && (asid ? *owner == *asid : !has_vm(*owner)))
             runs.push_back(memory);
         else
             REACHED("luo.kvm.run_of_another");
     }
     return runs;
-}
-
-/// The guest that has all of them, from that guest page on; 0: none has.
-u16 KvmHandler::owner_of(PfnRange frames, u64 gfn) const {
-    SnpFirmware& snp = kernel_.machine.snp;
-    for (Pfn frame = frames.begin; frame < frames.end; frame = frame + 1)
-        if (snp.owner(frame) != RmpOwner::guest) return 0;
-    // Assigning what is assigned like that already changes nothing; anything else is refused.
-    for (u16 asid = 1; asid < asids; ++asid)
-        if (snp.assign(frames, asid, gfn)) return asid;
-    return 0;
 }
 
 bool KvmHandler::has_vm(u16 asid) const {

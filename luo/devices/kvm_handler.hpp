@@ -37,7 +37,6 @@ private:
     Result<> adopt_confidential(VmFile& vm, const abi::KvmSer& ser, PhysAddr record);
     void discard_confidential(const abi::KvmSer& ser, PhysAddr record);
     std::vector<PfnRange> incoming_runs(const abi::KvmSer& ser, PhysAddr record) const;
-    u16 owner_of(PfnRange frames, u64 gfn) const;
     bool has_vm(u16 asid) const;
     void reclaim_memory(const abi::KvmSer& ser, PhysAddr record);
     void give_back_context(PhysAddr context);

@@ -10,14 +10,14 @@ DeviceParticipants::DeviceParticipants(Kernel& kernel, kho::Kho& kho, Orchestrat
       iommufd(kernel, kho, orchestrator, iommu),
       vfio(kernel, kho, orchestrator, pci, iommu, iommufd),
       kvm(kernel, kho, orchestrator) {
-    if (!kernel.config.preserve_devices) return;
     const bool has_bus = !kernel.machine.pci.functions().empty();
-    kernel.hooks.initcall[1].push_back([this, has_bus] {
-        if (!has_bus) return;
-        static_cast<void>(pci.ensure_registered());
-        static_cast<void>(iommu.ensure_registered());
-    });
-    kernel.hooks.initcall[5].push_back([this] { iommu.probe(); });
+    if (kernel.config.preserve_devices && has_bus) {
+        kernel.hooks.initcall[1].push_back([this] {
+            static_cast<void>(pci.ensure_registered());
+            static_cast<void>(iommu.ensure_registered());
+        });
+        kernel.hooks.initcall[5].push_back([this] { iommu.probe(); });
+    }
     kernel.hooks.initcall[7].push_back([this, &kernel, &orchestrator] { register_handlers(kernel, orchestrator); });
 }
 

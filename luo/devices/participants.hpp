@@ -1,8 +1,11 @@
 // Who takes part in a live update beside memory: PCI, IOMMU, VFIO, iommufd, KVM.
 //
-// They use the public interface of LUO and KHO and nothing else: a module of a user could be written the same way. In
-// a kernel with `devices: teardown`, or built without one of them, that one is not there; devices are then torn down on
-// the way into kexec as if nobody had preserved anything.
+// They use the public interface of LUO and KHO and nothing else: a module of a user could be written the same way. A
+// kernel built without one of them (`without:`) does not have it.
+//
+// `devices: teardown`: files of devices are taken as ever, but the core is that of Linux 7.3, which knows nothing of it:
+// on the way into kexec it resets devices, turns off bus mastering and translation; at boot it reads none of the lists,
+// and makes everything anew. What was promised is broken, and the referee says how.
 //
 //   initcall 1  pci and iommu register, and read what they are given      before the PCI scan (4) and the units (5)
 //               preserved domains are rebuilt as soon as the units are up

@@ -56,6 +56,7 @@ Result<> PciParticipant::take(PciDevice& device) {
         ++at->second.refcount;
         ++device.keep_running;
         write_slot(device.address, at->second);
+        kernel_.machine.device_referee.function_listed(*device.hardware, at->second.refcount);
         return {};
     });
 }
@@ -66,6 +67,7 @@ void PciParticipant::drop(PciDevice& device) {
     --at->second.refcount;
     --device.keep_running;
     write_slot(device.address, at->second);
+    kernel_.machine.device_referee.function_listed(*device.hardware, at->second.refcount);
     if (at->second.refcount == 0) slots_.erase(at);
     if (slots_.empty()) free_pages();
 }
@@ -188,6 +190,7 @@ void PciParticipant::release_incoming() {
     for (const PhysAddr page : incoming_pages_) pages_.free(page);
     incoming_pages_.clear();
     kernel_.pci.adopted.clear();
+    subsystem_.finished();
 }
 
 }  // namespace kexec_sim::luo

@@ -51,12 +51,23 @@ HandleSubsystem::HandleSubsystem(Kernel& kernel, Orchestrator& orchestrator, std
     subsystem_.finish = [finish = std::move(finish)](u64) {
         if (finish) finish();
     };
-    subsystem_.boot = [boot = std::move(boot)](u64 data) {
-        if (data) boot(PhysAddr{data});
+    subsystem_.boot = [this, boot = std::move(boot)](u64 data) {
+        if (data == 0 || !kernel_.config.preserve_devices) return;
+        boot(PhysAddr{data});
+        tell(DeviceReferee::SharedRecord::read);
     };
 }
 
-void HandleSubsystem::set_handle(PhysAddr page) { subsystem_.private_data() = (handle_ = page).raw; }
+void HandleSubsystem::tell(DeviceReferee::SharedRecord event) {
+    kernel_.machine.device_referee.shared_record(subsystem_.name, event);
+}
+
+void HandleSubsystem::set_handle(PhysAddr page) {
+    subsystem_.private_data() = (handle_ = page).raw;
+    tell(page.raw ? DeviceReferee::SharedRecord::made : DeviceReferee::SharedRecord::gone);
+}
+
+void HandleSubsystem::finished() { tell(DeviceReferee::SharedRecord::finished); }
 
 bool HandleSubsystem::ensure_registered() {
     if (!orchestrator_.enabled() || !kernel_.config.built_with(subsystem_.name)) return false;

@@ -63,9 +63,13 @@ public:
     /// over it.
     bool ensure_registered();
     bool registered() const { return orchestrator_.on_list(&subsystem_); }
-    void set_handle(PhysAddr page);
+    void set_handle(PhysAddr page);  // 0: there is nothing to hand over any more
+    /// What the previous kernel handed over is of no use to anybody any more.
+    void finished();
 
 private:
+    void tell(DeviceReferee::SharedRecord event);
+
     Kernel& kernel_;
     Orchestrator& orchestrator_;
     Subsystem subsystem_;

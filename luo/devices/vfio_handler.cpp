@@ -173,18 +173,16 @@ Result<FileRef> VfioHandler::retrieve(u64 data) {
     return FileRef(std::move(file));
 }
 
+bool VfioHandler::can_finish(const File* file, u64 data) { return file && incoming_.contains(PhysAddr{data}); }
+
 void VfioHandler::finish(File* file, u64 data, bool) {
     const PhysAddr record{data};
+    const bool claimed = can_finish(file, data);
     if (!incoming_.contains(record) && !restore(record)) return;
     const auto ser = incoming_[record];
     incoming_.erase(record);
     PciDevice* device = find_device(ser);
-    if (device && !file) {
-        // Nobody has it: it must not write where others live by now.
-        kernel_.iommu.detach(*device);
-        static_cast<void>(kernel_.pci.reset_function(*device));
-        kernel_.pci.set_master(*device, false);
-    }
+    if (device && !claimed) kernel_.vfio.quiesce(*device);
     if (ser.iommu_device) iommu_.finish_device(PhysAddr{ser.iommu_device});
     if (device) pci_.finish(*device);
 }

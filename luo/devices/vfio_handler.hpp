@@ -34,6 +34,8 @@ public:
     Result<> freeze(File& file, u64& data) override;
     void cancel(File& file, u64 data) override;
     Result<FileRef> retrieve(u64 data) override;
+    /// Somebody has retrieved it, and its record is read.
+    bool can_finish(const File* file, u64 data) override;
     void finish(File* file, u64 data, bool reclaimed) override;
 
 private:

@@ -15,6 +15,7 @@
 #include "kernel-model/vfio/iommufd.hpp"
 #include "machine/device/dma_nic.hpp"
 #include "tests/support/errno_of.hpp"
+#include "tests/support/machine_look.hpp"
 #include "tests/support/pci_wiring.hpp"
 
 namespace kexec_sim {
@@ -55,11 +56,7 @@ struct DeviceKernel {
         REQUIRE(found != nullptr);
         return *found;
     }
-    PciFunction& function(std::string_view name) {
-        PciFunction* found = machine->pci.find(name);
-        REQUIRE(found != nullptr);
-        return *found;
-    }
+    PciFunction& function(std::string_view name) { return test::function_named(*machine, name); }
     std::shared_ptr<VfioFile> open(std::string_view name) {
         auto file = kernel->vfio.open(device(name));
         REQUIRE(file);
@@ -92,13 +89,7 @@ struct DeviceKernel {
     }
     bool logged(std::string_view text) { return kernel->log.contains(text); }
     u64 free_frames() { return kernel->pages.free_frames(); }
-    std::vector<TraceEvent> events(std::string_view name) {
-        std::vector<TraceEvent> result;
-        machine->trace.drain([&](TraceEvent&& event) {
-            if (event.name == name) result.push_back(std::move(event));
-        });
-        return result;
-    }
+    std::vector<TraceEvent> events(std::string_view name) { return test::drained(*machine, name); }
 
     MachineHandle machine;
     std::unique_ptr<Kernel> kernel;  // goes before the machine
@@ -111,7 +102,9 @@ private:
         request.kernel_bytes = 4 * MiB;
         request.initrd_bytes = MiB;
         const BootParams params = firmware_boot(*machine, request);
-        kernel = std::make_unique<Kernel>(*machine, config, params);
+        KernelConfig own = config;
+        own.preserve_devices = true;
+        kernel = std::make_unique<Kernel>(*machine, own, params);
         if (before_boot) before_boot(*kernel);
         kernel->boot();
     }

@@ -36,6 +36,14 @@ struct HandlerWorld : DeviceWorld {
         return install(made);
     }
     Errno preserve_fd(i32 fd, u64 token) { return errno_of(client().fd_preserve(fd, token)); }
+    /// A VM of 1 MiB, its memory under token 4 and itself under 5.
+    i32 preserve_vm(bool confidential) {
+        i32 memory = -1;
+        const i32 fd = vm(MiB, confidential, &memory);
+        REQUIRE(preserve_fd(memory, 4) == Errno::ok);
+        REQUIRE(preserve_fd(fd, 5) == Errno::ok);
+        return fd;
+    }
     Errno restore_fd(u64 token) { return errno_of(client().fd_restore(token)); }
 };
 
@@ -89,10 +97,7 @@ TEST_CASE("a cancelled prepare gives back what files of devices took") {
         HandlerWorld world({.strict = strict});
         const auto assigned = world.assign("nic0");
         world.preserve(assigned, 1);
-        i32 memory = -1;
-        const i32 vm = world.vm(MiB, true, &memory);
-        REQUIRE(world.preserve_fd(memory, 4) == Errno::ok);
-        REQUIRE(world.preserve_fd(vm, 5) == Errno::ok);
+        const i32 vm = world.preserve_vm(true);
         // LUO's own pages, and KHO's, are there after the first round.
         REQUIRE(world.prepare() == Errno::ok);
         const auto fd = world.file<IommufdFile>(assigned.iommufd);
@@ -131,10 +136,7 @@ TEST_CASE("whichever record cannot be made, a failed prepare gives everything ba
         HandlerWorld world;
         const auto assigned = world.assign("nic0");
         world.preserve(assigned, 1);
-        i32 memory = -1;
-        const i32 vm = world.vm(MiB, true, &memory);
-        REQUIRE(world.preserve_fd(memory, 4) == Errno::ok);
-        REQUIRE(world.preserve_fd(vm, 5) == Errno::ok);
+        const i32 vm = world.preserve_vm(true);
         REQUIRE(world.prepare() == Errno::ok);
         REQUIRE(world.cancel() == Errno::ok);
         const auto held = world.held();
@@ -217,10 +219,7 @@ TEST_CASE("a record that cannot be restored is ENOENT") {
         INFO(handler);
         HandlerWorld world;
         world.preserve(world.assign("nic0"), 1);
-        i32 memory = -1;
-        const i32 vm = world.vm(MiB, false, &memory);
-        REQUIRE(world.preserve_fd(memory, 4) == Errno::ok);
-        REQUIRE(world.preserve_fd(vm, 5) == Errno::ok);
+        world.preserve_vm(false);
         world.live_update();
         world.plan(fmt::format("kho.restore[{}]#1=fail(ENOENT)", handler));
         CHECK(world.restore_fd(token) == Errno::enoent);

@@ -551,6 +551,14 @@ TEST_CASE("a planned panic or delay at a tick does not stop the device") {
     CHECK(world.get(COMPLETED, 8) == 99 + late);
 }
 
+TEST_CASE("delays at every tick are made up for once, and end") {
+    EngineWorld world(4, {"dma.write#every=delay(1us)"});
+    world.start(CONTROL_ENABLE | CONTROL_CIRCULAR);
+    world.run(100 * interval);
+    CHECK(world.machine.clock.now_ns() == 200 * interval);
+    CHECK(world.get(SEQUENCE, 8) == 200);
+}
+
 // --- held runs -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("a run of ticks is one event, before the next event of another kind and at the end") {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "machine/machine.hpp"
+#include "tests/support/machine_look.hpp"
 
 namespace kexec_sim::test {
 
@@ -86,13 +87,7 @@ struct IommuWorld {
         unit->write_register(vtd::IQT, 8, (tail + vtd::QI_BYTES) % page_bytes);
     }
 
-    std::vector<TraceEvent> events(std::string_view name) {
-        std::vector<TraceEvent> result;
-        machine->trace.drain([&](TraceEvent&& event) {
-            if (event.name == name) result.push_back(std::move(event));
-        });
-        return result;
-    }
+    std::vector<TraceEvent> events(std::string_view name) { return test::drained(*machine, name); }
 
     MachineHandle machine;
     Iommu* unit;

@@ -19,6 +19,7 @@ inline constexpr u64 memory_pfn = 0x1000, memory_pages = 16, buffer_iova = 0x100
 struct DeviceWorld : World {
     DeviceReferee& devices;
     FakeFunction port, nic, other, gpu;
+    bool found = true;  // by the next kernel, when it looks for what was handed over
 
     DeviceWorld()
         : World("luo-v3", {"memfd-v1", "vfio-pci", "iommufd", "kvm"}),
@@ -33,11 +34,18 @@ struct DeviceWorld : World {
     }
 
     // --- the kernel's side ---
+    using Shared = DeviceReferee::SharedRecord;
+    void shares(std::string_view subsystem, Shared event) { devices.shared_record(subsystem, event); }
     void attach(u64 domain, u64 iommufd, u64 pfn = memory_pfn, u64 pages = memory_pages) {
         devices.domain_belongs(domain, iommufd);
         const PfnRange mapped = frames(pfn, pages);
         devices.domain_mapped(domain, buffer_iova, std::span(&mapped, 1));
         devices.domain_attached(domain, nic);
+    }
+    /// On the list of what is preserved: the NIC and the port above it.
+    void list(u32 references) {
+        devices.function_listed(nic, references);
+        devices.function_listed(port, references);
     }
     /// The NIC is opened as file 10, its domain 1 belongs to iommufd file 11 and maps the buffer to memory.
     void open() {
@@ -50,12 +58,20 @@ struct DeviceWorld : World {
         if (with_memory) preserve_file(memory_token, memory_pfn, memory_pages, true);
         referee.file_preserved(vfio_token, "vfio-pci", 10);
         if (with_iommufd) referee.file_preserved(iommufd_token, "iommufd", 11);
+        shares("pci", Shared::made);
+        list(1);
+        if (with_iommufd) shares("iommu", Shared::made);
         prepare();
     }
     void freeze() {
         referee.luo_state(LuoState::prepared, LuoState::frozen);
         referee.luo_request(LuoEvent::freeze, {});
         state = LuoState::frozen;
+    }
+    void arrive(std::vector<PfnRange> reserved, bool accepted = true) {
+        for (const PciFunction* function : {&nic, &other, &gpu})
+            if (found) devices.function_matched(*function);
+        World::arrive(std::move(reserved), accepted);
     }
     /// The jump, and the next kernel up to user space.
     void jump() {

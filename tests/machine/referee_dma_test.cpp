@@ -164,6 +164,9 @@ TEST_CASE("a device goes through two live updates in a row") {
     world.preserve_file(memory_token, memory_pfn, memory_pages, true);
     world.referee.file_preserved(vfio_token, "vfio-pci", 20);
     world.referee.file_preserved(iommufd_token, "iommufd", 21);
+    world.list(1);
+    world.shares("pci", DeviceWorld::Shared::made);
+    world.shares("iommu", DeviceWorld::Shared::made);
     world.prepare();
     world.leave_frozen();
     world.write_well();

@@ -1,9 +1,8 @@
 // Machines with devices, and the steps for devices and virtual machines: what is read, and what is refused.
 #include <catch2/catch.hpp>
 
-#include "machine/result.hpp"
 #include "sim/device_models.hpp"
-#include "sim/scenario.hpp"
+#include "tests/sim/bad_scenarios.hpp"
 
 using namespace kexec_sim;
 using namespace kexec_sim::sim;
@@ -24,28 +23,6 @@ constexpr std::string_view head =
 
 Scenario with_steps(std::string_view steps) {
     return parse_scenario(std::string(head) + std::string(steps), "s.yaml");
-}
-
-std::string first_line(const std::string& text) {
-    try {
-        parse_scenario(text, "s.yaml");
-    } catch (const UserError& error) {
-        const std::string message = error.what();
-        return message.substr(0, message.find('\n'));
-    }
-    return "(no error)";
-}
-
-struct Case {
-    std::string_view text, message;
-};
-
-void check(std::string_view before, std::span<const Case> cases, std::string_view after = {}) {
-    for (const Case& bad : cases) {
-        INFO(bad.text);
-        CHECK(first_line(std::string(before) + std::string(bad.text) + std::string(after)) ==
-              "s.yaml:" + std::string(bad.message));
-    }
 }
 
 std::vector<std::string> names(const std::vector<PciDeviceConfig>& devices) {
@@ -209,7 +186,7 @@ TEST_CASE("an error in the list of devices") {
                                         "    - {name: sw0, model: switch, behind: rp0}\n"
                                         "    - {name: nic0, model: dma-nic, behind: sw0.0}\n    - ";
     constexpr std::string_view after = "\nkernels: [{}]\nsteps: []\n";
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"nic1", "9:7: error: 'devices' needs a map, not 'nic1'"},
         {"{model: dma-nic, at: \"00:03.0\"}", "9:7: error: 'devices' needs 'name'"},
         {"{name: n, at: \"00:03.0\"}", "9:7: error: 'devices' needs 'model'"},
@@ -242,15 +219,15 @@ TEST_CASE("an error in the list of devices") {
          "    - {name: e, model: switch, behind: n.4, ports: 32}\n    - {name: f, model: switch, behind: n.5, ports: 32}\n"
          "    - {name: g, model: switch, behind: n.6, ports: 32}", "16:14: error: with 'g' a segment has more than 256 buses"},
     };
-    check(before, cases, after);
-    const Case machines[] = {
+    check_cases(before, cases, after);
+    const BadCase machines[] = {
         {"{memory: 1G, devices: {name: n}}", "3:32: error: 'devices' needs a list, not a map"},
         {"{memory: 1G, iommu: 1}", "3:30: error: 'iommu' needs true or false, not '1'"},
         {"{memory: 1G, iommu: {never_evct: true}}", "3:31: error: unknown key 'never_evct' in 'iommu'; did you mean 'never_evict'?"},
         {"{image: a, boot-params: b, devices: []}", "3:37: error: 'devices' makes no sense beside 'image': a machine with devices cannot be resumed"},
         {"{image: a, boot-params: b, iommu: true}", "3:37: error: 'iommu' makes no sense beside 'image': a machine with devices cannot be resumed"},
     };
-    check("format: 1\nscenario: s\nmachine: ", machines, after);
+    check_cases("format: 1\nscenario: s\nmachine: ", machines, after);
     std::string many = "format: 1\nscenario: s\nmachine: {memory: 1G, devices: [";
     for (int i = 0; i < 65; ++i)
         many += (i ? ", {name: n" : "{name: n") + std::to_string(i) + ", model: dma-nic, at: \"" + std::to_string(i) + ":00:01.0\"}";
@@ -260,7 +237,7 @@ TEST_CASE("an error in the list of devices") {
 }
 
 TEST_CASE("an error in a step for a device or a virtual machine") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"  - vfio.open: {device: nic1, as: n}\n", "6:25: error: this machine has no device 'nic1'; did you mean 'nic0'?"},
         {"  - vfio.open: {device: nic0, as: n}\n  - pci.expect: {device: n}\n", "7:26: error: this machine has no device 'n' (it is a descriptor)"},
         {"  - vfio.close: {device: nic0}\n", "6:26: error: no step of this file binds 'nic0' as a descriptor (it is a device)"},
@@ -290,6 +267,6 @@ TEST_CASE("an error in a step for a device or a virtual machine") {
         {"  - pci.read: {device: nic0, offset: 4096, value: 0}\n", "6:38: error: 'offset' is at most 4095, not 4096"},
         {"  - pci.read: {device: nic0, offset: 0, bytes: 3, value: 0}\n", "6:48: error: 'bytes' needs one of 1, 2, 4, not '3'"},
     };
-    check(head, cases);
+    check_cases(head, cases);
 }
 // clang-format on

@@ -1,35 +1,12 @@
 // Bad files: each case is one mistake, and the whole first line of the message, place included.
 #include <catch2/catch.hpp>
 
-#include "machine/result.hpp"
-#include "sim/scenario.hpp"
+#include "tests/sim/bad_scenarios.hpp"
 
 using namespace kexec_sim;
 using namespace kexec_sim::sim;
 
 namespace {
-
-struct Case {
-    std::string_view text, message;
-};
-
-std::string first_line(std::string_view text) {
-    try {
-        parse_scenario(text, "s.yaml");
-    } catch (const UserError& error) {
-        const std::string message = error.what();
-        return message.substr(0, message.find('\n'));
-    }
-    return "(no error)";
-}
-
-void check(std::string_view before, std::span<const Case> cases, std::string_view after = {}) {
-    for (const Case& bad : cases) {
-        INFO(bad.text);
-        CHECK(first_line(std::string(before) + std::string(bad.text) + std::string(after)) ==
-              "s.yaml:" + std::string(bad.message));
-    }
-}
 
 constexpr std::string_view good = "format: 1\nscenario: s\nmachine: {memory: 512MiB}\nkernels: [{}]\nsteps: []\n";
 constexpr std::string_view before_steps =
@@ -45,7 +22,7 @@ TEST_CASE("the frame of the errors is a good file") {
 }
 
 TEST_CASE("an error at the top of the file says what is missing, unknown or of another version") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"[]", "1:1: error: a scenario file is a map that begins with 'format: 1', not a list"},
         {"just text", "1:1: error: a scenario file is a map that begins with 'format: 1', not a value"},
         {"scenario: s\n", "1:1: error: 'format' is missing; a scenario file begins with 'format: 1'"},
@@ -62,12 +39,12 @@ TEST_CASE("an error at the top of the file says what is missing, unknown or of a
         {"format: 1\nscenario: \"\"\n", "2:11: error: 'scenario' needs a name; it is empty"},
         {"format: 1\nscenario: s\nscenario: s\n", "3:1: error: 'scenario' is written twice; the first one is in line 2"},
     };
-    check("", cases);
+    check_cases("", cases);
 }
 
 TEST_CASE("an error in the machine") {
     constexpr std::string_view before = "format: 1\nscenario: s\nmachine: ", after = "\nkernels: [{}]\nsteps: []\n";
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"{}", "3:10: error: 'machine' needs 'memory'"},
         {"512MiB", "3:10: error: 'machine' needs a map, not '512MiB'"},
         {"{memory: lots}", "3:19: error: 'memory' needs a size, as 4096 or 2MiB, not 'lots'"},
@@ -87,12 +64,12 @@ TEST_CASE("an error in the machine") {
         {"{boot-params: a}", "3:10: error: 'machine' needs 'image'"},
         {"{image: a, boot-params: b, memory: 1G}", "3:37: error: 'memory' makes no sense beside 'image': memory is a copy of that file"},
     };
-    check(before, cases, after);
+    check_cases(before, cases, after);
 }
 
 TEST_CASE("an error in a kernel") {
     constexpr std::string_view before = "format: 1\nscenario: s\nmachine: {memory: 1G}\nkernels: ", after = "\nsteps: []\n";
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"[]", "4:10: error: 'kernels' needs at least one kernel"},
         {"{profile: luo-v3}", "4:10: error: 'kernels' needs a list, not a map"},
         {"[luo-v3]", "4:11: error: 'kernels' needs a map, not 'luo-v3'"},
@@ -113,11 +90,11 @@ TEST_CASE("an error in a kernel") {
         {"[{cost: {early_boot: 400}}]", "4:31: error: 'early_boot' needs a duration, as 10us or 3ms, not '400'"},
         {"[{release: }]", "4:12: error: 'release' needs a version, not nothing"},
     };
-    check(before, cases, after);
+    check_cases(before, cases, after);
 }
 
 TEST_CASE("an error in a step's name or shape") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"  - memfd.creat: {name: a, size: 4096}\n", "6:5: error: unknown step 'memfd.creat'; did you mean 'memfd.create'?"},
         {"  - nic.begin: {device: nic0}\n", "6:5: error: unknown step 'nic.begin'"},
         {"  - session.create: {name: s0}\n", "6:5: error: unknown step 'session.create'"},
@@ -136,11 +113,11 @@ TEST_CASE("an error in a step's name or shape") {
         {"  - luo.open:\n    expect:\n", "7:5: error: 'expect' needs a result: ok, an errno, panic, deadlock, blocked, dead or exit N, not nothing"},
         {"  - luo.open:\n    note: [a]\n", "7:11: error: 'note' needs a text, not a list"},
     };
-    check(before_steps, cases);
+    check_cases(before_steps, cases);
 }
 
 TEST_CASE("an error in a step's fields") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"  - memfd.create: {name: a}\n", "6:19: error: step 'memfd.create' needs 'size'"},
         {"  - memfd.create:\n", "6:5: error: step 'memfd.create' needs 'name'"},
         {"  - memfd.create: guest-ram\n", "6:19: error: 'memfd.create' needs a map, not 'guest-ram'"},
@@ -182,11 +159,11 @@ TEST_CASE("an error in a step's fields") {
         {"  - expect.counter: {name: luo.files}\n", "6:21: error: step 'expect.counter' needs one of eq, le, ge"},
         {"  - kho.retrieve_subtree: {name: \"a\\nb\"}\n", "6:34: error: 'name' needs a text on one line"},
     };
-    check(before_steps, cases);
+    check_cases(before_steps, cases);
 }
 
 TEST_CASE("a name that no step binds is an error of the file, kind by kind") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"  - memfd.create: {name: guest-ram, size: 4K}\n  - luo.preserve: {fd: guest-rom, token: 1}\n",
          "7:24: error: no step of this file binds 'guest-rom'; did you mean 'guest-ram'?"},
         {"  - kho.alloc: {name: f}\n  - memfd.close: {fd: f}\n", "7:23: error: no step of this file binds 'f' as a descriptor (it is a bench object)"},
@@ -198,11 +175,11 @@ TEST_CASE("a name that no step binds is an error of the file, kind by kind") {
         {"  - memfd.create: {name: \"a\", size: 4K}\n  - each: {of: [a, b], as: x, steps: [{memfd.close: {fd: \"${x}\"}}]}\n",
          "7:58: error: no step of this file binds 'b'"},
     };
-    check(before_steps, cases);
+    check_cases(before_steps, cases);
 }
 
 TEST_CASE("an error in repeat, each and parameters") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"  - repeat: {steps: [{luo.open: }]}\n", "6:13: error: 'repeat' needs 'times'"},
         {"  - repeat: {times: 3}\n", "6:13: error: 'repeat' needs 'steps'"},
         {"  - repeat: {times: 3, steps: []}\n", "6:31: error: 'repeat' without steps"},
@@ -217,19 +194,19 @@ TEST_CASE("an error in repeat, each and parameters") {
         {"  - note: \"${size}\"\n", "6:11: error: no parameter is called 'size'"},
         {"  - note: \"${\"\n", "6:11: error: '${' without a name and '}'; a literal one is written '$${'"},
     };
-    check(before_steps, cases);
-    const Case parameters[] = {
+    check_cases(before_steps, cases);
+    const BadCase parameters[] = {
         {"parameters: [a]\n", "6:13: error: 'parameters' needs a map, not a list"},
         {"parameters: {a: [1]}\n", "6:17: error: 'a' needs a value, not a list"},
         {"parameters: {a: \"${b}\", b: 1}\n", "6:17: error: a parameter cannot refer to another"},
         {"parameters: {\"a b\": 1}\n", "6:14: error: 'a b' cannot be a parameter; use letters, digits, '-', '_' and '.'"},
     };
-    check(good, parameters);
+    check_cases(good, parameters);
 }
 
 TEST_CASE("an error in a fault plan") {
     constexpr std::string_view before = "format: 1\nscenario: s\nmachine: {memory: 1G}\nkernels: [{}]\nsteps: []\nfaults:\n  - ";
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"panic\n", "7:5: error: 'faults' needs a map, not 'panic'"},
         {"{do: panic}\n", "7:5: error: 'faults' needs 'at'"},
         {"{at: kexec.jump}\n", "7:5: error: 'faults' needs 'do'"},
@@ -259,11 +236,11 @@ TEST_CASE("an error in a fault plan") {
         {"{at: handover.fdt, do: skip}\n", "7:28: error: there is no work to skip at 'handover.fdt'"},
         {"{at: kexec.load, do: {misdirect: 0x7000000}}\n", "7:26: error: action 'misdirect' is one for interrupts and DMA, which 'kexec.load' is not"},
     };
-    check(before, cases);
+    check_cases(before, cases);
 }
 
 TEST_CASE("an error in what is expected") {
-    const Case cases[] = {
+    const BadCase cases[] = {
         {"expect: {findngs: none}\n", "6:10: error: unknown key 'findngs' in 'expect'; did you mean 'findings'?"},
         {"expect: {findings: any}\n", "6:20: error: 'findings' needs none, a list of invariants or {any-of: […], may: […]}, not 'any'"},
         {"expect: {findings: [frame.intakt]}\n", "6:21: error: unknown invariant 'frame.intakt'; did you mean 'frame.intact'?"},
@@ -283,7 +260,7 @@ TEST_CASE("an error in what is expected") {
         {"modules: m.so\n", "6:10: error: 'modules' needs a list, not 'm.so'"},
         {"seed: -1\n", "6:7: error: 'seed' needs a number, not '-1'"},
     };
-    check(good, cases);
+    check_cases(good, cases);
 }
 
 // clang-format on

@@ -179,7 +179,7 @@ TEST_CASE("a device that was removed is no duty") {
 TEST_CASE("closing a VM releases all that it had") {
     VmmWorld world;
     static_cast<void>(world.start({"nic0"}, true));
-    REQUIRE(world.vm().close());
+    world.vm().close();
     const std::weak_ptr<VfioFile> nic = world.vm().devices().empty() ? nullptr : world.vm().devices()[0];
     CHECK(nic.expired());
     world.made.reset();

@@ -10,6 +10,7 @@
 #include "kernel-model/vfio/iommufd.hpp"
 #include "luo/abi/devices.hpp"
 #include "tests/luo/luo_fixture.hpp"
+#include "tests/support/machine_look.hpp"
 #include "tests/support/pci_wiring.hpp"
 
 namespace kexec_sim::luo {
@@ -30,11 +31,7 @@ struct DeviceWorld : LuoWorld {
         REQUIRE(found != nullptr);
         return *found;
     }
-    PciFunction& function(std::string_view name) {
-        PciFunction* found = machine->pci.find(name);
-        REQUIRE(found != nullptr);
-        return *found;
-    }
+    PciFunction& function(std::string_view name) { return test::function_named(*machine, name); }
     /// Where a write of the device ends now; nullopt: it faults.
     std::optional<u64> reaches(std::string_view name, u64 at) {
         PciFunction& from = function(name);
