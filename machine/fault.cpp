@@ -37,7 +37,33 @@ constexpr KindName kind_table[] = {
     {FaultKind::lie, "lie"},
 };
 
+// Flattened trees: magic, size, offsets of the blocks, version; the first tags and lengths of the structure block.
+constexpr FaultSample tree_samples[] = {{0x0, 3},  {0x7, 0},  {0xb, 3},  {0xf, 2},  {0x17, 0}, {0x27, 4},
+                                        {0x3b, 1}, {0x43, 5}, {0x4b, 0}, {0x50, 6}, {0x5f, 7}, {0x64, 2}};
+// Chunks of the map: next, order and count, then physical addresses of bitmaps; bitmaps: any bit.
+constexpr FaultSample map_samples[] = {{0x0, 0},  {0x2, 4},  {0x7, 6},  {0x8, 0},  {0x9, 2},
+                                       {0x10, 1}, {0x12, 4}, {0x18, 0}, {0x1a, 5}, {0x20, 3}};
+// The scratch array and the setup_data entry: addresses and lengths.
+constexpr FaultSample address_samples[] = {{0x0, 0}, {0x2, 4}, {0x5, 7}, {0x8, 0}, {0xa, 3}, {0x10, 0}, {0x12, 5}, {0x18, 1}};
+// A table entry: rights, large page, address, reserved.
+constexpr FaultSample entry_samples[] = {{0, 0}, {0, 1}, {0, 7}, {1, 4}, {3, 2}, {6, 7}};
+constexpr FaultSample data_samples[] = {{0, 0}, {7, 5}};
+
 }  // namespace
+
+std::span<const FaultSample> fault_samples(FaultPoint point) {
+    switch (point) {
+    case FaultPoint::handover_fdt:
+    case FaultPoint::handover_luo: return tree_samples;
+    case FaultPoint::handover_map: return map_samples;
+    case FaultPoint::handover_scratch:
+    case FaultPoint::handover_setup_data: return address_samples;
+    case FaultPoint::iommu_walk: return entry_samples;
+    case FaultPoint::dma_read:
+    case FaultPoint::dma_write: return data_samples;
+    default: return {};
+    }
+}
 
 std::span<const FaultPointInfo> fault_points() { return point_table; }
 const FaultPointInfo& fault_point_info(FaultPoint point) { return point_table[static_cast<std::size_t>(point)]; }
@@ -85,7 +111,9 @@ FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr
     : clock_(clock),
       trace_(trace),
       plan_(memory),
-      visits_(memory) {}
+      log_(memory),
+      name_ids_(memory),
+      names_(memory) {}
 
 void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
     std::vector<std::string> texts;  // made outside the guard: they live on the host's heap
@@ -94,6 +122,7 @@ void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
     std::pmr::memory_resource* memory = plan_.get_allocator().resource();
     plan_.clear();
     last_fired_ = nullptr;
+    fault_fired_ = false;
     plan_.reserve(plan.size());
     armed_ = {};
     for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -103,19 +132,35 @@ void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
         plan_.push_back({fault.point, text(fault.match), fault.visit,
                          fault.generation ? i64{*fault.generation} : i64{-1}, action.kind, action.error,
                          action.delay_ns, action.offset, action.bit, action.length, action.address,
-                         text(action.old_text), text(action.new_text), text(texts[i])});
+                         text(action.old_text), text(action.new_text), text(texts[i]), 0, false, 0, 0, text({})});
         armed_[static_cast<std::size_t>(fault.point)] = true;
     }
+}
+
+void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
+    if (!log_.empty()) {
+        LogEntry& last = log_.back();
+        if (last.point == point && last.generation == generation_ && last.after_fault == fault_fired_ &&
+            *names_[last.name] == name) {
+            ++last.count;
+            return;
+        }
+    }
+    auto known = name_ids_.find(name);
+    if (known == name_ids_.end()) {
+        known = name_ids_
+                    .emplace(std::pmr::string(name, plan_.get_allocator().resource()), static_cast<u32>(names_.size()))
+                    .first;
+        names_.push_back(&known->first);
+    }
+    log_.push_back({point, known->second, 1, generation_, fault_fired_});
 }
 
 std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::string_view name) {
     Entry* due = nullptr;
     {
         const MachineEntry guard;
-        if (record_visits) {
-            std::pmr::memory_resource* memory = plan_.get_allocator().resource();
-            ++visits_[{point, std::pmr::string(name, memory)}];
-        }
+        if (record_visits) log_visit(point, name);
         for (Entry& entry : plan_) {
             if (entry.point != point || (entry.generation >= 0 && entry.generation != i64{generation_})) continue;
             if (!entry.match.empty() && !glob_matches(entry.match, name)) continue;
@@ -127,7 +172,13 @@ std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::stri
 }
 
 std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view name) {
-    entry.fired = true;
+    if (!entry.fired) {
+        entry.fired_ns = clock_.now_ns();
+        entry.fired_in = generation_;
+        const MachineEntry guard;
+        trace_.where(entry.where);
+    }
+    entry.fired = fault_fired_ = true;
     last_fired_ = &entry;
     trace_.emit(Layer::machine, "fault.fired",
                 {{"plan", std::string_view(entry.text)}, {"name", name}, {"visit", entry.visits}});
@@ -186,7 +237,8 @@ std::vector<FaultInjector::Status> FaultInjector::status() const {
     std::vector<Status> result;
     for (const Entry& entry : plan_)
         result.push_back(
-            {std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind, entry.point)});
+            {std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind, entry.point),
+             entry.fired_ns, entry.fired_in, std::string(entry.where)});
     return result;
 }
 bool FaultInjector::any_fired() const {
@@ -201,7 +253,9 @@ bool FaultInjector::corrupting_fired() const {
 }
 std::vector<FaultInjector::Visits> FaultInjector::visits() const {
     std::vector<Visits> result;
-    for (const auto& [key, count] : visits_) result.push_back({key.first, std::string(key.second), count});
+    for (const LogEntry& entry : log_)
+        result.push_back(
+            {entry.point, std::string(*names_[entry.name]), entry.count, entry.generation, entry.after_fault});
     return result;
 }
 

@@ -44,6 +44,12 @@ std::span<const FaultPointInfo> fault_points();
 const FaultPointInfo& fault_point_info(FaultPoint point);
 std::optional<FaultPoint> fault_point_by_name(std::string_view name);
 
+/// A bit worth flipping in what a point corrupts (and, aligned down, a word worth clearing): exploration tries these.
+struct FaultSample {
+    u64 offset, bit;
+};
+std::span<const FaultSample> fault_samples(FaultPoint point);
+
 enum class FaultKind : u8 {
     fail,
     panic,
@@ -135,6 +141,9 @@ public:
         u64 visits;
         bool fired;
         bool corrupting;
+        u64 fired_ns = 0;  // when, first
+        Generation fired_in = 0;
+        std::string where = {};  // the spans that were open then (TraceRecorder::where)
     };
     std::vector<Status> status() const;
     bool any_fired() const;
@@ -146,12 +155,15 @@ public:
     bool agent_kill_pending() const { return agent_kill_; }
     bool take_agent_kill() { return std::exchange(agent_kill_, false); }
 
-    /// Visits by point and name over the whole run, for exploration.
+    /// The log of visits, for exploration: in order, alike ones in a row as one entry. A planned fault that fires begins a
+    /// new one (`after_fault`), so that what follows it can be told from what led to it.
     bool record_visits = false;
     struct Visits {
         FaultPoint point;
         std::string name;
         u64 count;
+        Generation generation;
+        bool after_fault;
     };
     std::vector<Visits> visits() const;
 
@@ -167,7 +179,18 @@ private:
         std::pmr::string old_text, new_text, text;
         u64 visits = 0;
         bool fired = false;
+        u64 fired_ns = 0;
+        Generation fired_in = 0;
+        std::pmr::string where;
     };
+    struct LogEntry {
+        FaultPoint point;
+        u32 name;  // index into names_
+        u64 count;
+        Generation generation;
+        bool after_fault;
+    };
+    void log_visit(FaultPoint point, std::string_view name);
     std::optional<FaultAction> visit_slow(FaultPoint point, std::string_view name);
     std::optional<FaultAction> fire(Entry& entry, std::string_view name);
 
@@ -178,7 +201,10 @@ private:
     Entry* last_fired_ = nullptr;  // in `plan_`, which does not change during a run
     std::array<bool, 256> armed_{};
     std::pmr::vector<Entry> plan_;
-    std::pmr::map<std::pair<FaultPoint, std::pmr::string>, u64> visits_;
+    std::pmr::vector<LogEntry> log_;
+    std::pmr::map<std::pmr::string, u32, std::less<>> name_ids_;
+    std::pmr::vector<const std::pmr::string*> names_;
+    bool fault_fired_ = false;
 };
 
 /// The work of a call under its fault point: a planned `skip` returns success without it, `lie` does it and returns an

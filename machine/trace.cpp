@@ -143,7 +143,8 @@ TraceRecorder::TraceRecorder(const VirtualClock& clock, std::pmr::memory_resourc
       hash_state_(sizeof(XXH3_state_t) + 64, memory),
       pending_(),
       pending_name_(memory),
-      pending_who_(memory) {
+      pending_who_(memory),
+      open_spans_(memory) {
     XXH3_128bits_reset(hash_state(hash_state_));
 }
 
@@ -151,7 +152,43 @@ void TraceRecorder::emit(Layer layer, std::string_view name, std::initializer_li
     if (!attached) return;
     const MachineEntry entry;
     flush();
+    if (phase != Phase::instant) note_span(name, std::span(fields.begin(), fields.size()), phase);
     record(layer, name, std::span(fields.begin(), fields.size()), phase);
+}
+
+void TraceRecorder::note_span(std::string_view name, std::span<const TraceField> fields, Phase phase) {
+    if (phase == Phase::end) {
+        // Spans inside it whose code never came back end with it.
+        for (std::size_t i = open_; i > 0; --i)
+            if (open_spans_[i - 1].name == name) {
+                open_ = i - 1;
+                break;
+            }
+        return;
+    }
+    if (open_ == open_spans_.size()) {
+        std::pmr::memory_resource* memory = open_spans_.get_allocator().resource();
+        open_spans_.push_back({std::pmr::string(memory), std::pmr::string(memory)});
+    }
+    OpenSpan& span = open_spans_[open_++];
+    span.name.assign(name);
+    span.word.clear();
+    for (const TraceField& field : fields) {
+        if (field.type != TraceField::Type::text) continue;
+        span.word.assign(field.text.substr(0, field.text.find_first_of(": ")));
+        break;
+    }
+}
+
+void TraceRecorder::where(std::pmr::string& out) const {
+    out.clear();
+    for (std::size_t i = 0; i < open_; ++i) {
+        const OpenSpan& span = open_spans_[i];
+        out += out.empty() ? "" : " > ";
+        out += span.name;
+        if (!span.word.empty()) out += ' ';
+        out += span.word;
+    }
 }
 
 void TraceRecorder::range(Layer layer, std::string_view name, Pfn pfn, Order order, u64 count, std::string_view who) {

@@ -131,8 +131,13 @@ public:
     void drain(const std::function<void(TraceEvent&&)>& listener);
     RamHash hash();
     u64 events() const { return events_; }
+    /// Where the running code is: the spans that were begun and not ended, outermost first, as "step kexec > luo.ioctl >
+    /// luo.subsystem.freeze kvm" (each with the first word of its text).
+    void where(std::pmr::string& out) const;
 
 private:
+    void note_span(std::string_view name, std::span<const TraceField> fields, Phase phase);
+
     void record(Layer layer, std::string_view name, std::span<const TraceField> fields, Phase phase);
     void flush_slow();
     void flush_range();
@@ -148,6 +153,11 @@ private:
         u64 pfn = 0, count = 0;
     } pending_;
     std::pmr::string pending_name_, pending_who_;
+    struct OpenSpan {
+        std::pmr::string name, word;
+    };
+    std::pmr::vector<OpenSpan> open_spans_;  // the first `open_` are in use; their strings are used again
+    std::size_t open_ = 0;
     HeldRun* first_held_ = nullptr;
     HeldRun* last_held_ = nullptr;
 };

@@ -17,6 +17,7 @@ enum ExitCode : int { exit_ok = 0, exit_failed = 1, exit_usage = 2, exit_bug = 3
 int cli_main(int argc, const char* const* argv);
 
 /// `program`: how the user called it, for the command that repeats a run.
+int explore_command(const ExploreCommand& command, const std::string& program);
 int run_command(const RunCommand& command, const std::string& program);
 int check_command(const CheckCommand& command);
 int list_command(const ListCommand& command);

@@ -32,6 +32,19 @@ struct RunCommand {
     std::vector<std::string> modules;
     ViewOptions view;
 };
+struct ExploreCommand {
+    std::string file;
+    std::optional<u64> seed;
+    std::map<std::string, std::string> overrides;
+    unsigned depth = 1, jobs = 0;  // jobs 0: one a core
+    std::string points = "*", actions;
+    u64 budget = 0, random_plans = 0, shard = 0, shards = 1;
+    double seconds = 0;
+    bool all_visits = false, process_isolation = false;
+    std::vector<std::string> modules;
+    std::string out_dir, json_file, csv_file;
+    ViewOptions view;
+};
 struct CheckCommand {
     std::vector<std::string> files;
     std::map<std::string, std::string> overrides;
@@ -54,7 +67,7 @@ struct TextCommand {
 };
 
 using Command =
-    std::variant<RunCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
+    std::variant<RunCommand, ExploreCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
 
 /// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.
 Command parse_command_line(int argc, const char* const* argv);

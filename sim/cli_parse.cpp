@@ -14,7 +14,7 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr std::string_view command_names[] = {"run", "check", "list", "schema", "inspect", "show"};
+constexpr std::string_view command_names[] = {"run", "explore", "check", "list", "schema", "inspect", "show"};
 constexpr std::string_view list_names[] = {"steps", "faults", "invariants", "devices", "profiles", "scenarios"};
 constexpr std::string_view isolation_names[] = {"process", "inline"};
 
@@ -23,12 +23,15 @@ constexpr std::string_view isolation_names[] = {"process", "inline"};
 /// Options as the user wrote them.
 struct Texts {
     RunCommand run;
+    ExploreCommand explore;
     CheckCommand check;
     ListCommand list;
     InspectOptions inspect;
     ShowCommand show;
     std::string seed, isolation, stop_at, max_time, fdt, what;
     std::vector<std::string> sets, check_sets, faults;
+    std::string explore_seed, explore_isolation, depth, budget, time, jobs, shard, random;
+    std::vector<std::string> explore_sets;
     bool inspect_no_color = false;
     bool version = false;
 };
@@ -104,6 +107,64 @@ void add_run(CLI::App& app, Texts& texts) {
         ->group(cut);
 }
 
+void add_explore(CLI::App& app, Texts& texts) {
+    CLI::App& explore =
+        *app.add_subcommand("explore", "every fault (or pair) that a scenario can meet: violations, shrunk");
+    ExploreCommand& into = texts.explore;
+    explore.add_option("SCENARIO", into.file, words("a scenario file that passes"))->required();
+    const std::string what = "What is tried", how = "How", output = "Output";
+    explore.add_option("--depth", texts.depth, words("1: single faults (the default); 2: pairs, too"))
+        ->type_name("1|2")
+        ->group(what);
+    explore.add_option("--points", into.points, words("only fault points of this name, as 'luo.*'"))
+        ->type_name("GLOB")
+        ->group(what);
+    explore
+        .add_option("--actions", into.actions,
+                    words("as 'fail,panic', 'fail:all' (each errno), operational (the default), corrupting, all"))
+        ->type_name("LIST")
+        ->group(what);
+    explore
+        .add_flag("--all-visits", into.all_visits,
+                  words("every visit of a call site, also beyond the 64th (else: powers of two and the last)"))
+        ->group(what);
+    explore.add_option("--random", texts.random, words("N plans of two to four faults more, by the seed"))
+        ->type_name("N")
+        ->group(what);
+    explore.add_option("--budget", texts.budget, words("at most N runs"))->type_name("N")->group(what);
+    explore.add_option("--time", texts.time, words("at most so many seconds"))->type_name("SECONDS")->group(what);
+    explore.add_option("--shard", texts.shard, words("part I of N, from 1; 'merge' joins them"))
+        ->type_name("I/N")
+        ->group(what);
+    explore.add_option("--seed", texts.explore_seed, words("the seed, in place of the scenario's"))
+        ->type_name("N")
+        ->group(how);
+    add_repeatable(explore, "--set", texts.explore_sets, "a parameter of the scenario; repeatable")
+        ->type_name("KEY=VALUE")
+        ->group(how);
+    add_repeatable(explore, "--module", into.modules,
+                   "a shared object with C subsystems, loaded into every kernel; repeatable")
+        ->type_name("FILE.so")
+        ->group(how);
+    explore.add_option("--jobs", texts.jobs, words("worker processes (default: one a core)"))
+        ->type_name("N")
+        ->group(how);
+    explore.add_option("--isolation", texts.explore_isolation,
+                       words("inline (the default), or process: kernels that really die, slowly"))
+        ->type_name("process|inline")
+        ->group(how);
+    explore
+        .add_option("--out", into.out_dir,
+                    words("keep outcomes and reproductions here; started again, it goes on where it was"))
+        ->type_name("DIR")
+        ->group(output);
+    explore.add_option("--json", into.json_file, words("the result as JSON ('-': standard output)"))
+        ->type_name("FILE")
+        ->group(output);
+    explore.add_option("--csv", into.csv_file, words("a line for each point"))->type_name("FILE")->group(output);
+    add_view(explore, into.view);
+}
+
 void add_others(CLI::App& app, Texts& texts) {
     CLI::App& check = *app.add_subcommand("check", "check scenario files without running them");
     check.add_option("SCENARIO", texts.check.files, words("scenario files"))->required();
@@ -149,6 +210,7 @@ void describe(CLI::App& app, Texts& texts) {
         "  kexec-sim run s.yaml --trace t.jsonl -q; kexec-sim show -v t.jsonl\n\n"
         "exit codes: 0 all holds, 1 a scenario failed, 2 bad usage or input, 3 a bug of kexec-sim");
     add_run(app, texts);
+    add_explore(app, texts);
     add_others(app, texts);
     app.get_formatter()->column_width(help_column);
     for (CLI::App* command : app.get_subcommands({})) {
@@ -228,8 +290,45 @@ RunCommand run_of(Texts& texts) {
     return run;
 }
 
+/// A number of at least `least`; `otherwise` where nothing was given.
+u64 number_of(const std::string& text, std::string_view option, u64 otherwise, u64 least = 0) {
+    if (text.empty()) return otherwise;
+    const auto number = parse_u64(text);
+    if (!number || *number < least)
+        usage_error(fmt::format("{} needs a number{}, not '{}'", option,
+                                least ? fmt::format(" of at least {}", least) : "", text));
+    return *number;
+}
+
+ExploreCommand explore_of(Texts& texts) {
+    ExploreCommand& explore = texts.explore;
+    explore.overrides = overrides_of(texts.explore_sets);
+    if (!texts.explore_seed.empty()) explore.seed = number_of(texts.explore_seed, "--seed", 0);
+    explore.depth = static_cast<unsigned>(number_of(texts.depth, "--depth", 1, 1));
+    if (explore.depth > 2) usage_error(fmt::format("--depth needs 1 or 2, not '{}'", texts.depth));
+    explore.budget = number_of(texts.budget, "--budget", 0, 1);
+    explore.random_plans = number_of(texts.random, "--random", 0);
+    explore.seconds = static_cast<double>(number_of(texts.time, "--time", 0, 1));
+    explore.jobs = static_cast<unsigned>(number_of(texts.jobs, "--jobs", 0, 1));
+    if (explore.jobs > 1024) usage_error(fmt::format("--jobs needs at most 1024, not '{}'", texts.jobs));
+    if (!texts.explore_isolation.empty())
+        explore.process_isolation = index_of(texts.explore_isolation, isolation_names, "isolation") == 0;
+    if (!texts.shard.empty()) {
+        const std::size_t slash = std::min(texts.shard.find('/'), texts.shard.size() - 1);
+        const auto part = parse_u64(std::string_view(texts.shard).substr(0, slash));
+        const auto parts = parse_u64(std::string_view(texts.shard).substr(slash + 1));
+        if (!part || !parts || *part == 0 || *part > *parts)
+            usage_error(fmt::format("--shard needs I/N with I from 1 to N, not '{}'", texts.shard));
+        explore.shard = *part - 1;
+        explore.shards = *parts;
+    }
+    check_view(explore.view);
+    return explore;
+}
+
 Command command_of(std::string_view name, Texts& texts) {
     if (name == "run") return run_of(texts);
+    if (name == "explore") return explore_of(texts);
     if (name == "check") {
         texts.check.overrides = overrides_of(texts.check_sets);
         return texts.check;

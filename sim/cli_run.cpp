@@ -20,22 +20,12 @@
 #include "sim/output.hpp"
 #include "sim/result_json.hpp"
 #include "sim/runner.hpp"
+#include "sim/shell.hpp"
 #include "sim/step_view.hpp"
 #include "sim/trace_file.hpp"
 
 namespace kexec_sim::sim {
 namespace {
-
-/// `argument` as a shell reads it back.
-std::string shell_quoted(const std::string& argument) {
-    const auto safe = [](char c) {
-        return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("-_./:=,+@%", c);
-    };
-    if (!argument.empty() && std::all_of(argument.begin(), argument.end(), safe)) return argument;
-    std::string text = "'";
-    for (char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return text + "'";
-}
 
 /// The one command that repeats the run of `file`: what decides it, and nothing of the view.
 std::string repeat_command(const RunCommand& command, const std::string& program, const Scenario& scenario) {

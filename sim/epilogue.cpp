@@ -190,6 +190,7 @@ void Supervisor::run_epilogue() {
         if (outcome.text == "ok") return true;
         // After a corruption nothing need succeed; that decoding stays bounded is the referee's to say.
         if (machine_.faults.corrupting_fired()) return false;
+        result_.epilogue_failure = {std::string(epilogue_op_name(op)), outcome.text, outcome.detail};
         fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text,
                          outcome.detail.empty() ? "" : ": ", outcome.detail));
         return false;

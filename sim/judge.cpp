@@ -48,22 +48,22 @@ void judge_log(const ExpectSpec& expect, const RunResult& result, std::vector<st
         if (appears(text)) failures.push_back(fmt::format("a line of a kernel log holds \"{}\"", text));
 }
 
-/// After an unplanned operational fault every invariant holds; a loss may be reported. After a corrupting one only
-/// abi.bounded is demanded.
-void judge_under_faults(const Scenario& scenario, const RunResult& result, std::vector<std::string>& failures) {
+}  // namespace
+
+std::vector<const Finding*> violations_under_faults(const Scenario& scenario, const RunResult& result) {
     std::set<std::string> accepted;
     if (scenario.under_faults)
         accepted.insert(scenario.under_faults->accept.begin(), scenario.under_faults->accept.end());
+    std::vector<const Finding*> violations;
     for (const Finding& finding : result.findings) {
         if (accepted.contains(name_of(finding))) continue;
         if (finding.by_fault && finding.invariant != InvariantId::abi_bounded) continue;
         if (finding.invariant == InvariantId::loss_reported && result.generations.size() > 1) continue;
         if (finding.invariant == InvariantId::loss_reported && result.generations.back().end != "scenario") continue;
-        failures.push_back(fmt::format("finding {}: {}", name_of(finding), finding.message));
+        violations.push_back(&finding);
     }
+    return violations;
 }
-
-}  // namespace
 
 std::vector<std::string> judge_run(const Scenario& scenario, const RunResult& result, const RunOptions& options,
                                    bool under_faults) {
@@ -72,7 +72,8 @@ std::vector<std::string> judge_run(const Scenario& scenario, const RunResult& re
         if (!fault.fired)
             failures.push_back(fmt::format("fault {} never reached, {} visits", fault.plan, fault.visits));
     if (under_faults || !options.faults.empty()) {
-        judge_under_faults(scenario, result, failures);
+        for (const Finding* finding : violations_under_faults(scenario, result))
+            failures.push_back(fmt::format("finding {}: {}", name_of(*finding), finding->message));
         return failures;
     }
     // A step that failed ended the script: what would have come after it is not missing.

@@ -54,22 +54,38 @@ bool run_program(Supervisor& supervisor, std::span<const Step> steps, std::span<
     return false;
 }
 
+/// With the modules of the command line, and the scenario's own epilogue behind the script: a kernel process knows steps
+/// by their index.
+Scenario with_additions(const Scenario& scenario, const RunOptions& options) {
+    Scenario own = scenario;
+    for (const std::string& module : options.modules) own.modules.emplace_back(module);
+    if (own.under_faults)
+        for (Step step : own.under_faults->steps) {
+            step.index = static_cast<u32>(own.steps.size());
+            own.steps.push_back(std::move(step));
+        }
+    return own;
+}
+
 }  // namespace
 
 RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     EpilogueGate gate;
     std::string broken_without;
-    if (!options.faults.empty()) {
+    if (options.baseline) {
+        gate.set_baseline(*options.baseline);
+    } else if (!options.faults.empty()) {
         // What a run without the unplanned faults does, to see where this one leaves it.
         RunOptions plain;
         plain.isolation = options.isolation;
         plain.modules = options.modules;
         plain.max_time_ns = options.max_time_ns;
         plain.interrupted = options.interrupted;
+        plain.silent = true;
         RunResult baseline = run_scenario(scenario, plain);
         if (baseline.interrupted) return baseline;
         if (!baseline.passed) broken_without = baseline.failures.front();
-        gate.set_baseline(std::move(baseline));
+        gate.set_baseline(std::move(baseline.executed));
     }
     std::optional<BootParamsFile> file;
     if (scenario.machine.from_handover())
@@ -85,14 +101,9 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     machine->faults.set_plan(plan);
     machine->faults.record_visits = options.record_visits;
 
-    Scenario own = scenario;
-    for (const std::string& module : options.modules) own.modules.emplace_back(module);
-    // A kernel process knows steps by their index, so the scenario's own epilogue stands behind the script.
-    if (own.under_faults)
-        for (Step step : own.under_faults->steps) {
-            step.index = static_cast<u32>(own.steps.size());
-            own.steps.push_back(std::move(step));
-        }
+    std::optional<Scenario> extended;
+    if (!options.modules.empty() || scenario.under_faults) extended = with_additions(scenario, options);
+    const Scenario& own = extended ? *extended : scenario;
     Supervisor supervisor(*machine, own, options);
     supervisor.begin();
     if (!broken_without.empty()) {
@@ -109,6 +120,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     const std::span<const Step> script = std::span(own.steps).first(scenario.steps.size());
     const bool left = run_program(supervisor, script, own.program,
                                   [&](const StepRecord& record) { return gate.diverges(visit++, record); });
+    if (left) machine->faults.record_visits = false;  // no fault is planned for what follows
     if (left && own.under_faults && !own.under_faults->steps.empty()) {
         supervisor.own_epilogue_begins();
         run_program(supervisor, std::span(own.steps).subspan(scenario.steps.size()), own.under_faults->program,

@@ -42,6 +42,10 @@ struct RunOptions {
     /// Polled between steps; true ends the run early (a signal).
     std::function<bool()> interrupted;
     bool record_visits = false;
+    /// With `faults`: what the steps of the fault-free run gave, where the caller has run it already.
+    const std::vector<std::string>* baseline = nullptr;
+    /// Nobody asks for events, nor for the kernels' logs (but a scenario that expects lines of them).
+    bool silent = false;
 };
 
 struct StepRecord {
@@ -70,6 +74,13 @@ struct RunResult {
     std::vector<FaultInjector::Visits> visits;
     std::vector<Finding> findings;
     std::vector<std::string> failures;  // each a line: what was expected and what happened
+    /// The part of the epilogue that did not succeed, and should have.
+    struct EpilogueFailure {
+        std::string part, result, detail;
+    };
+    std::optional<EpilogueFailure> epilogue_failure;
+    bool died_by_signal = false;  // inline isolation: a kernel's code got a fatal signal, and the run ended there
+    bool out_of_time = false;     // max_time_ns
     u64 preserved_folios = 0, preserved_bytes = 0, overhead_pages = 0, map_pages = 0, luo_files = 0,
         frames_in_use = 0;
     DeviceCounters devices;

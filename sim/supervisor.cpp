@@ -21,6 +21,12 @@ std::string_view end_name(KernelEnd end) {
     return "?";
 }
 
+/// Its steps or its expectations look at what kernels logged.
+bool wants_log(const Scenario& scenario) {
+    return !scenario.expect.log.empty() || !scenario.expect.no_log.empty() ||
+           std::ranges::any_of(scenario.steps, [](const Step& step) { return step.id == StepId::expect_log; });
+}
+
 }  // namespace
 
 Supervisor::Supervisor(Machine& machine, const Scenario& scenario, const RunOptions& options)
@@ -30,6 +36,7 @@ Supervisor::Supervisor(Machine& machine, const Scenario& scenario, const RunOpti
       state_(machine.arena->make<RunState>(machine.arena)),
       host_(make_host(options.isolation, machine, *state_, scenario)) {
     result_.seed = scenario.seed;
+    machine.trace.keep = !options.silent || wants_log(scenario);
     for (const Step& step : scenario.steps) {
         StepRecord record;
         record.index = step.index;
@@ -166,6 +173,7 @@ void Supervisor::kernel_dies(KernelEnd end, const std::string& reason) {
     }
     state_->blackout_running = false;
     if (by_signal && !ended_) {
+        result_.died_by_signal = true;
         fail("the kernel died by a host signal; with inline isolation the run ends here (use --isolation process)");
     }
 }
@@ -293,8 +301,10 @@ const StepRecord& Supervisor::run_step(const Step& step) {
         fail(std::move(text));
     }
     drain();
-    if (options_.max_time_ns && machine_.clock.now_ns() > options_.max_time_ns && !interrupted)
+    if (options_.max_time_ns && machine_.clock.now_ns() > options_.max_time_ns && !interrupted) {
+        result_.out_of_time = true;
         fail(fmt::format("virtual time is {} ns, more than --max-time allows", machine_.clock.now_ns()));
+    }
     if (options_.after_step && !ended_ && !options_.after_step(machine_, *state_, host_->pid())) {
         result_.interrupted = true;
         ended_ = true;

@@ -1,0 +1,63 @@
+// Worker processes that carry out plans.
+//
+//   Pool ──plan──► worker: fresh inline run ──outcome──► Pool ──► on_outcome(plan, outcome)
+//
+// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next. What a
+// run must not do to the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it
+// had, one that says nothing for too long is killed and gives `hang`; another takes its place. Workers die with the
+// explorer.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/explore/outcome.hpp"
+
+namespace kexec_sim::sim {
+
+struct PlanJob {
+    u64 id = 0;
+    FaultPlan faults;
+    bool record_visits = false;
+};
+
+struct PoolOptions {
+    unsigned jobs = 1;
+    Isolation isolation = Isolation::inline_;
+    std::vector<std::string> modules;
+    u64 max_virtual_ns = 0;
+    double max_host_seconds = 60;
+    /// What the steps of the fault-free run gave.
+    std::vector<std::string> baseline;
+};
+
+class Pool {
+public:
+    Pool(const Scenario& scenario, const PoolOptions& options);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    /// Runs what `next` gives until it gives nothing, and every outcome is in. `next` is asked when a worker is free;
+    /// `done` hears in the order in which runs end. `stop`: no more plans, and those under way are given up.
+    void run(const std::function<std::optional<PlanJob>()>& next,
+             const std::function<void(const PlanJob&, PlanOutcome&&)>& done, const std::function<bool()>& stop);
+
+private:
+    struct Worker;
+    void start(Worker& worker);
+    [[noreturn]] void serve(int in, int out);
+    void reap(Worker& worker, std::string_view id, const std::string& message,
+              const std::function<void(const PlanJob&, PlanOutcome&&)>& done);
+
+    const Scenario& scenario_;
+    const PoolOptions& options_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+/// One plan, in this process.
+PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const PlanJob& job);
+
+}  // namespace kexec_sim::sim

@@ -1,0 +1,160 @@
+#include "sim/explore/report.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+#include "sim/result_json.hpp"
+#include "sim/shell.hpp"
+#include "sim/terminal_text.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string repeat_command(const FaultPlan& plan, const ReportContext& context) {
+    std::string text = shell_quoted(context.program) + " run " + shell_quoted(context.scenario.path.string());
+    text += fmt::format(" --seed {}", context.scenario.seed);
+    for (const auto& [key, value] : context.command.overrides) text += " --set " + shell_quoted(key + "=" + value);
+    for (const PlannedFault& fault : plan) text += " --fault " + shell_quoted(fault.text());
+    if (context.options.isolation == Isolation::inline_) text += " --isolation inline";
+    for (const std::string& module : context.command.modules) text += " --module " + shell_quoted(module);
+    return text;
+}
+
+std::string headline(const Violation& violation) {
+    return violation.check.empty() ? violation.id : fmt::format("{} ({})", violation.id, violation.check);
+}
+
+double rate(const ExploreReport& report) {
+    return report.seconds > 0 ? static_cast<double>(report.runs) / report.seconds : 0;
+}
+
+}  // namespace
+
+void ProgressLine::show(const ExploreProgress& progress) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!wanted_ || now - last_ < std::chrono::milliseconds(200)) return;
+    last_ = now;
+    u64 covered = 0;
+    for (const auto& [name, point] : progress.report.points) covered += point.runs != 0;
+    const double left = progress.runs_per_second > 0
+                            ? static_cast<double>(progress.plans_left) / progress.runs_per_second
+                            : 0;
+    const std::string text =
+        fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", progress.report.runs,
+                    progress.runs_per_second, covered, progress.report.points.size(), progress.report.groups.size(),
+                    progress.plans_left, left);
+    out_.write("\r\x1b[K" + shortened(text, terminal_columns - 1));
+    out_.flush();
+    shown_ = true;
+}
+
+void ProgressLine::clear() {
+    if (shown_) out_.write("\r\x1b[K");
+    shown_ = false;
+}
+
+std::string explore_text(const ExploreReport& report, const ReportContext& context) {
+    std::string text;
+    const auto line = [&](std::string_view one) { text += std::string(one) + "\n"; };
+    const bool color = context.color;
+    if (!report.baseline.passed) {
+        line(styled(fmt::format("{}: the run without faults fails already", context.scenario.name), Style::bad, color));
+        for (const std::string& failure : report.baseline.failures) line("  " + failure);
+        return text;
+    }
+    if (!context.command.view.quiet) {
+        line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10} {:>9}", "point", "visits", "runs", "violating", "unreached", ""));
+        for (const auto& [name, point] : report.points) {
+            if (point.runs == 0 && !context.command.view.verbose) continue;
+            line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", name, point.visits, point.runs,
+                             point.violating ? fmt::format("{}", point.violating) : "–",
+                             point.runs - point.reached ? fmt::format("{}", point.runs - point.reached) : "–"));
+        }
+        line("");
+    }
+    for (const ViolationGroup& group : report.groups) {
+        line(styled(fmt::format("✗ {}: {}", headline(group.violation), group.violation.resource), Style::bad, color));
+        for (const std::string& one : wrapped(group.violation.message, terminal_columns - 4)) line("    " + one);
+        line(fmt::format("    {} plan{}; the smallest: {}", group.plans, group.plans == 1 ? "" : "s", plan_text(group.plan)));
+        if (!group.where.empty()) line("    in " + group.where);
+        line("    " + repeat_command(group.plan, context));
+    }
+    if (!report.groups.empty()) line("");
+    line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached", context.scenario.name,
+                     report.runs, report.seconds, rate(report), report.runs_two_kernels, report.not_reached));
+    const std::string complete = !report.complete ? "not complete"
+                                 : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
+                                                  : "complete";
+    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known, context.options.depth,
+                     complete, report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "",
+                     report.verified));
+    line(report.groups.empty() ? styled("no violation", Style::good, color)
+                               : styled(fmt::format("{} cause{} of violations", report.groups.size(),
+                                                    report.groups.size() == 1 ? "" : "s"),
+                                        Style::bad, color));
+    return text;
+}
+
+std::string explore_json(const ExploreReport& report, const ReportContext& context) {
+    Json out;
+    out["format"] = "kexec-sim/explore-1";
+    out["scenario"] = context.scenario.name;
+    out["file"] = context.scenario.path.string();
+    out["seed"] = context.scenario.seed;
+    out["depth"] = context.options.depth;
+    const Json baseline =
+        Json::parse(result_json({{context.scenario.name, context.scenario.path.string(), report.baseline, {}}}));
+    out["baseline"] = baseline.at(0);
+    out["points"] = report.visits;
+    out["runs"] = report.runs;
+    out["runs_two_kernels"] = report.runs_two_kernels;
+    out["not_reached"] = report.not_reached;
+    out["resumed"] = report.resumed;
+    out["verified"] = report.verified;
+    out["violations"] = Json::array();
+    for (const ViolationGroup& group : report.groups) {
+        Json one{{"plan", plan_text(group.plan)},
+                 {"plans", group.plans},
+                 {"where", group.where},
+                 {"phase", report.phase_at(group.outcome.fired_ns)},
+                 {"findings", Json::array()},
+                 {"reproduction", group.reproduction.empty() ? Json() : Json(group.reproduction)},
+                 {"shrunk_from", Json()}};
+        one["findings"].push_back({{"invariant", group.violation.id},
+                                   {"severity", group.violation.severity},
+                                   {"check", group.violation.check},
+                                   {"resource", group.violation.resource},
+                                   {"generation", group.violation.generation},
+                                   {"message", group.violation.message}});
+        out["violations"].push_back(std::move(one));
+    }
+    out["by_point"] = Json::object();
+    for (const auto& [name, point] : report.points)
+        out["by_point"][name] = {{"visits", point.visits},
+                                 {"runs", point.runs},
+                                 {"reached", point.reached},
+                                 {"violating", point.violating}};
+    out["by_phase"] = Json::object();
+    for (const auto& [name, runs] : report.runs_by_phase) {
+        const auto violating = report.violating_by_phase.find(name);
+        out["by_phase"][name] = {{"runs", runs},
+                                 {"violating", violating == report.violating_by_phase.end() ? 0 : violating->second}};
+    }
+    if (report.complete && report.thinned)
+        out["complete"] = "sampled-visits";
+    else
+        out["complete"] = report.complete;
+    out["runs_per_second"] = rate(report);
+    return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string explore_csv(const ExploreReport& report) {
+    std::string text = "point,visits,runs,reached,violating\n";
+    for (const auto& [name, point] : report.points)
+        text += fmt::format("{},{},{},{},{}\n", name, point.visits, point.runs, point.reached, point.violating);
+    return text;
+}
+
+}  // namespace kexec_sim::sim
