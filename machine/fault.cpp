@@ -44,7 +44,8 @@ constexpr FaultSample tree_samples[] = {{0x0, 3},  {0x7, 0},  {0xb, 3},  {0xf, 2
 constexpr FaultSample map_samples[] = {{0x0, 0},  {0x2, 4},  {0x7, 6},  {0x8, 0},  {0x9, 2},
                                        {0x10, 1}, {0x12, 4}, {0x18, 0}, {0x1a, 5}, {0x20, 3}};
 // The scratch array and the setup_data entry: addresses and lengths.
-constexpr FaultSample address_samples[] = {{0x0, 0}, {0x2, 4}, {0x5, 7}, {0x8, 0}, {0xa, 3}, {0x10, 0}, {0x12, 5}, {0x18, 1}};
+constexpr FaultSample address_samples[] = {{0x0, 0}, {0x2, 4},  {0x5, 7},  {0x8, 0},
+                                           {0xa, 3}, {0x10, 0}, {0x12, 5}, {0x18, 1}};
 // A table entry: rights, large page, address, reserved.
 constexpr FaultSample entry_samples[] = {{0, 0}, {0, 1}, {0, 7}, {1, 4}, {3, 2}, {6, 7}};
 constexpr FaultSample data_samples[] = {{0, 0}, {7, 5}};
@@ -148,9 +149,10 @@ void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
     }
     auto known = name_ids_.find(name);
     if (known == name_ids_.end()) {
-        known = name_ids_
-                    .emplace(std::pmr::string(name, plan_.get_allocator().resource()), static_cast<u32>(names_.size()))
-                    .first;
+        known =
+            name_ids_
+                .emplace(std::pmr::string(name, plan_.get_allocator().resource()), static_cast<u32>(names_.size()))
+                .first;
         names_.push_back(&known->first);
     }
     log_.push_back({point, known->second, 1, generation_, fault_fired_});
@@ -236,9 +238,9 @@ FaultInjector::Run FaultInjector::check_many(FaultPoint point, std::string_view 
 std::vector<FaultInjector::Status> FaultInjector::status() const {
     std::vector<Status> result;
     for (const Entry& entry : plan_)
-        result.push_back(
-            {std::string(entry.text), entry.visits, entry.fired, fault_is_corrupting(entry.kind, entry.point),
-             entry.fired_ns, entry.fired_in, std::string(entry.where)});
+        result.push_back({std::string(entry.text), entry.visits, entry.fired,
+                          fault_is_corrupting(entry.kind, entry.point), entry.fired_ns, entry.fired_in,
+                          std::string(entry.where)});
     return result;
 }
 bool FaultInjector::any_fired() const {

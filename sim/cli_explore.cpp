@@ -10,9 +10,11 @@
 #include "sim/cli.hpp"
 #include "sim/explore/explorer.hpp"
 #include "sim/explore/report.hpp"
+#include "sim/explore/reproduction.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
 #include "sim/terminal_text.hpp"
+#include "sim/trace_file.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -28,9 +30,9 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.candidates.points = command.points;
     if (std::ranges::none_of(fault_points(),
                              [&](const auto& point) { return glob_matches(command.points, point.name); }))
-        throw UserError(
-            fmt::format("kexec-sim: error: --points '{}': there is no such fault point; 'kexec-sim list faults' has them",
-                        command.points));
+        throw UserError(fmt::format(
+            "kexec-sim: error: --points '{}': there is no such fault point; 'kexec-sim list faults' has them",
+            command.points));
     options.candidates.all_visits = command.all_visits;
     options.budget = command.budget;
     options.seconds = command.seconds;
@@ -42,6 +44,52 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.modules = command.modules;
     options.out_dir = command.out_dir;
     return options;
+}
+
+/// The events of the reproduction, beside it: `replay` shows the first one that differs.
+void write_trace(const Scenario& scenario, std::filesystem::path file) {
+    Output out(file.replace_extension(".trace").string());
+    TraceFileWriter trace(out);
+    trace.begin({scenario.name, scenario.path.string(), {}});
+    RunOptions run;
+    run.isolation = Isolation::process;  // it may be one that crashes
+    run.on_event = [&](const TraceEvent& event) { trace.event(event); };
+    const RunResult result = run_scenario(scenario, run);
+    trace.end({result.passed ? "pass" : "fail", {}, 0, result.trace_hash});
+    out.flush();
+}
+
+/// A scenario file for each group of violations, until the time for it is up.
+void write_reproductions(const Scenario& scenario, const ExploreCommand& command, ExploreReport& report,
+                         ProgressLine& progress) {
+    using Clock = std::chrono::steady_clock;
+    const auto began = Clock::now();
+    const auto left = [&] {
+        return command.shrink_seconds - std::chrono::duration<double>(Clock::now() - began).count();
+    };
+    const auto interrupted = [] { return interrupt_signal() != 0; };
+    for (std::size_t i = 0; i < report.groups.size() && left() > 0 && !interrupted(); ++i) {
+        ViolationGroup& group = report.groups[i];
+        ShrinkOptions options;
+        options.modules = command.modules;
+        options.interrupted = interrupted;
+        options.seconds_max = left();
+        options.on_progress = [&](std::size_t steps, std::size_t faults, u64 runs) {
+            progress.say(fmt::format("{} of {}, {}: {} steps, {} fault(s), {} runs", i + 1, report.groups.size(),
+                                     group.violation.id, steps, faults, runs));
+        };
+        const auto found = reproduce(scenario, {group.violation, group.plan, group.where}, options);
+        if (!found) continue;
+        const auto file =
+            std::filesystem::path(command.out_dir) / fmt::format("{:03}-{}.yaml", i + 1, group.violation.id);
+        Output out(file.string());
+        out.write(found->text);
+        out.flush();
+        write_trace(found->scenario, file);
+        group.reproduction = file.string();
+        group.steps_before = found->steps_before;
+        group.steps = found->scenario.steps.size();
+    }
 }
 
 }  // namespace
@@ -72,6 +120,7 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     ExploreReport report = explore(
         scenario, options, [&](const ExploreProgress& at) { progress.show(at); },
         [] { return interrupt_signal() != 0; });
+    if (!command.out_dir.empty()) write_reproductions(scenario, command, report, progress);
     progress.clear();
     ReportContext context{scenario, options, command, program, color};
     console.write(explore_text(report, context));

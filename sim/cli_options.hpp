@@ -39,10 +39,14 @@ struct ExploreCommand {
     unsigned depth = 1, jobs = 0;  // jobs 0: one a core
     std::string points = "*", actions;
     u64 budget = 0, random_plans = 0, shard = 0, shards = 1;
-    double seconds = 0;
+    double seconds = 0, shrink_seconds = 60;
     bool all_visits = false, process_isolation = false;
     std::vector<std::string> modules;
     std::string out_dir, json_file, csv_file;
+    ViewOptions view;
+};
+struct ReplayCommand {
+    std::string file;
     ViewOptions view;
 };
 struct CheckCommand {
@@ -66,8 +70,8 @@ struct TextCommand {
     std::string text;
 };
 
-using Command =
-    std::variant<RunCommand, ExploreCommand, CheckCommand, ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
+using Command = std::variant<RunCommand, ExploreCommand, ReplayCommand, CheckCommand, ListCommand, SchemaCommand,
+                             InspectOptions, ShowCommand, TextCommand>;
 
 /// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.
 Command parse_command_line(int argc, const char* const* argv);

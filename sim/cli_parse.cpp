@@ -14,7 +14,8 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr std::string_view command_names[] = {"run", "explore", "check", "list", "schema", "inspect", "show"};
+constexpr std::string_view command_names[] = {"run",  "explore", "replay",  "check",
+                                              "list", "schema",  "inspect", "show"};
 constexpr std::string_view list_names[] = {"steps", "faults", "invariants", "devices", "profiles", "scenarios"};
 constexpr std::string_view isolation_names[] = {"process", "inline"};
 
@@ -24,13 +25,14 @@ constexpr std::string_view isolation_names[] = {"process", "inline"};
 struct Texts {
     RunCommand run;
     ExploreCommand explore;
+    ReplayCommand replay;
     CheckCommand check;
     ListCommand list;
     InspectOptions inspect;
     ShowCommand show;
     std::string seed, isolation, stop_at, max_time, fdt, what;
     std::vector<std::string> sets, check_sets, faults;
-    std::string explore_seed, explore_isolation, depth, budget, time, jobs, shard, random;
+    std::string explore_seed, explore_isolation, depth, budget, time, jobs, shard, random, shrink;
     std::vector<std::string> explore_sets;
     bool inspect_no_color = false;
     bool version = false;
@@ -149,8 +151,9 @@ void add_explore(CLI::App& app, Texts& texts) {
     explore.add_option("--jobs", texts.jobs, words("worker processes (default: one a core)"))
         ->type_name("N")
         ->group(how);
-    explore.add_option("--isolation", texts.explore_isolation,
-                       words("inline (the default), or process: kernels that really die, slowly"))
+    explore
+        .add_option("--isolation", texts.explore_isolation,
+                    words("inline (the default), or process: kernels that really die, slowly"))
         ->type_name("process|inline")
         ->group(how);
     explore
@@ -158,11 +161,20 @@ void add_explore(CLI::App& app, Texts& texts) {
                     words("keep outcomes and reproductions here; started again, it goes on where it was"))
         ->type_name("DIR")
         ->group(output);
+    explore
+        .add_option("--shrink", texts.shrink,
+                    words("with --out: seconds for making reproductions small (default 60; 0: write none)"))
+        ->type_name("SECONDS")
+        ->group(output);
     explore.add_option("--json", into.json_file, words("the result as JSON ('-': standard output)"))
         ->type_name("FILE")
         ->group(output);
     explore.add_option("--csv", into.csv_file, words("a line for each point"))->type_name("FILE")->group(output);
     add_view(explore, into.view);
+
+    CLI::App& replay = *app.add_subcommand("replay", "run a reproduction that explore wrote, and compare");
+    replay.add_option("FILE", texts.replay.file, words("a scenario file with 'reproduces'"))->required();
+    add_view(replay, texts.replay.view);
 }
 
 void add_others(CLI::App& app, Texts& texts) {
@@ -309,6 +321,7 @@ ExploreCommand explore_of(Texts& texts) {
     explore.budget = number_of(texts.budget, "--budget", 0, 1);
     explore.random_plans = number_of(texts.random, "--random", 0);
     explore.seconds = static_cast<double>(number_of(texts.time, "--time", 0, 1));
+    explore.shrink_seconds = static_cast<double>(number_of(texts.shrink, "--shrink", 60));
     explore.jobs = static_cast<unsigned>(number_of(texts.jobs, "--jobs", 0, 1));
     if (explore.jobs > 1024) usage_error(fmt::format("--jobs needs at most 1024, not '{}'", texts.jobs));
     if (!texts.explore_isolation.empty())
@@ -329,6 +342,10 @@ ExploreCommand explore_of(Texts& texts) {
 Command command_of(std::string_view name, Texts& texts) {
     if (name == "run") return run_of(texts);
     if (name == "explore") return explore_of(texts);
+    if (name == "replay") {
+        check_view(texts.replay.view);
+        return texts.replay;
+    }
     if (name == "check") {
         texts.check.overrides = overrides_of(texts.check_sets);
         return texts.check;

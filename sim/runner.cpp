@@ -120,7 +120,10 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     const std::span<const Step> script = std::span(own.steps).first(scenario.steps.size());
     const bool left = run_program(supervisor, script, own.program,
                                   [&](const StepRecord& record) { return gate.diverges(visit++, record); });
-    if (left) machine->faults.record_visits = false;  // no fault is planned for what follows
+    if (left) {
+        supervisor.note_left();
+        machine->faults.record_visits = false;  // no fault is planned for what follows
+    }
     if (left && own.under_faults && !own.under_faults->steps.empty()) {
         supervisor.own_epilogue_begins();
         run_program(supervisor, std::span(own.steps).subspan(scenario.steps.size()), own.under_faults->program,

@@ -44,6 +44,8 @@ struct RunOptions {
     bool record_visits = false;
     /// With `faults`: what the steps of the fault-free run gave, where the caller has run it already.
     const std::vector<std::string>* baseline = nullptr;
+    /// What a step gives is taken as it is: an unmet `expect` ends nothing and is no failure, and nothing is judged.
+    bool to_the_end = false;
     /// Nobody asks for events, nor for the kernels' logs (but a scenario that expects lines of them).
     bool silent = false;
 };
@@ -70,6 +72,12 @@ struct RunResult {
     std::vector<GenerationRecord> generations;
     std::vector<StepRecord> steps;
     std::vector<std::string> executed;  // results in the order in which steps ran (a repeated one counts each time)
+    std::vector<u32> executed_index;    // and which steps these were
+    /// Under an unplanned fault: where the run left the script.
+    struct Left {
+        bool script = false, alive = false;
+        Generation generation = 0;
+    } left;
     std::vector<FaultInjector::Status> faults;
     std::vector<FaultInjector::Visits> visits;
     std::vector<Finding> findings;

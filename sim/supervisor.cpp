@@ -284,7 +284,10 @@ const StepRecord& Supervisor::run_step(const Step& step) {
                         Phase::begin);
     const Outcome outcome = dispatch(step);
     record.result = outcome.text;
-    if (!in_epilogue_) result_.executed.push_back(outcome.text);
+    if (!in_epilogue_) {
+        result_.executed.push_back(outcome.text);
+        result_.executed_index.push_back(step.index);
+    }
     record.detail = outcome.detail;
     record.virtual_ns = machine_.clock.now_ns() - start_ns;
     const bool pass = record.result == step.expected || (result_.stopped_at_jump && record.result == "ok");
@@ -294,7 +297,8 @@ const StepRecord& Supervisor::run_step(const Step& step) {
         {{"index", step.index}, {"result", outcome.text}, {"detail", outcome.detail}, {"outcome", record.outcome}},
         Phase::end);
     const bool interrupted = poll_interrupt();
-    if (!pass && !interrupted && (options_.faults.empty() || own_epilogue_) && !in_epilogue_) {
+    const bool matters = !options_.to_the_end && (options_.faults.empty() || own_epilogue_) && !in_epilogue_;
+    if (!pass && !interrupted && matters) {
         std::string text = fmt::format("step {} (line {}, {}): {}, expected {}", step.index + 1, step.pos.line,
                                        step.name(), outcome.text, step.expected);
         if (!outcome.detail.empty()) text += ": " + outcome.detail;
@@ -333,7 +337,7 @@ RunResult Supervisor::finish(bool under_faults) {
     result_.visits = machine_.faults.visits();
     result_.findings = machine_.referee.findings();
     drain();
-    const bool judged = !result_.stopped_at_jump && !result_.interrupted && !refused_;
+    const bool judged = !result_.stopped_at_jump && !result_.interrupted && !refused_ && !options_.to_the_end;
     if (options_.stop_at_jump && judged)
         fail(fmt::format("the jump to generation {}, where the run was to stop, did not come",
                          *options_.stop_at_jump));

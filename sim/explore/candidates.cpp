@@ -16,9 +16,9 @@ namespace {
 constexpr u64 visits_in_full = 64;
 constexpr FaultKind operational_kinds[] = {FaultKind::fail,       FaultKind::panic, FaultKind::kill_agent,
                                            FaultKind::power_loss, FaultKind::delay, FaultKind::drop};
-constexpr FaultKind corrupting_kinds[] = {FaultKind::flip, FaultKind::zero,       FaultKind::truncate,
+constexpr FaultKind corrupting_kinds[] = {FaultKind::flip,    FaultKind::zero,      FaultKind::truncate,
                                           FaultKind::replace, FaultKind::misdirect, FaultKind::duplicate,
-                                          FaultKind::skip, FaultKind::lie,        FaultKind::drop};
+                                          FaultKind::skip,    FaultKind::lie,       FaultKind::drop};
 
 std::vector<Errno> errnos_of(const FaultPointInfo& info) {
     std::vector<Errno> errnos;
@@ -125,8 +125,7 @@ std::vector<FaultAction> action_samples(FaultPoint point, const ActionChoice::En
             });
         break;
     case FaultKind::truncate:
-        for (const u64 length : {0, 8, 40, 72})
-            add([&](FaultAction& action) { action.length = length; });
+        for (const u64 length : {0, 8, 40, 72}) add([&](FaultAction& action) { action.length = length; });
         break;
     case FaultKind::replace:
         for (const auto& [old_text, new_text] :

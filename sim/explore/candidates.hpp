@@ -38,7 +38,7 @@ struct CandidateOptions {
 };
 struct Candidates {
     std::vector<PlannedFault> faults;
-    u64 visits = 0;       // of the points that were asked for
+    u64 visits = 0;        // of the points that were asked for
     bool thinned = false;  // some visits of a place were left out
 };
 /// `after_fault`: only visits that came after a planned fault had fired.

@@ -161,10 +161,13 @@ private:
             ++report_.verified;
             if (first->second != outcome.trace_hash) {
                 PlanOutcome differs = outcome;
-                differs.violations = {{"determinism", "stuck", "run", {},
-                                       fmt::format("the same plan gave trace {} first, then {}", first->second,
-                                                   outcome.trace_hash),
-                                       0}};
+                differs.violations = {
+                    {"determinism",
+                     "stuck",
+                     "run",
+                     {},
+                     fmt::format("the same plan gave trace {} first, then {}", first->second, outcome.trace_hash),
+                     0}};
                 note_violations(job, differs);
             }
             hashes_.erase(first);
@@ -205,9 +208,9 @@ private:
     void note_violations(const PlanJob& job, const PlanOutcome& outcome) {
         for (const Violation& violation : outcome.violations) {
             const PlannedFault& fault = job.faults.front();
-            const std::string key = fmt::format("{}|{}|{}|{}|{}|{}", violation.id, violation.check,
-                                                violation.resource, fault_point_info(fault.point).name, fault.match,
-                                                outcome.where);
+            const std::string key =
+                fmt::format("{}|{}|{}|{}|{}|{}", violation.id, violation.check, violation.resource,
+                            fault_point_info(fault.point).name, fault.match, outcome.where);
             const auto [at, fresh] = group_of_.emplace(key, report_.groups.size());
             if (fresh) report_.groups.push_back({violation, job.faults, outcome, outcome.where, 0, {}});
             ViolationGroup& group = report_.groups[at->second];
@@ -253,8 +256,7 @@ private:
             journal_file_ << again.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
         }
         journal_file_.flush();
-        if (!journal_file_)
-            throw UserError(fmt::format("kexec-sim: error: cannot write {}", file.string()));
+        if (!journal_file_) throw UserError(fmt::format("kexec-sim: error: cannot write {}", file.string()));
     }
 
     const Scenario& scenario_;

@@ -39,16 +39,17 @@ struct ExploreOptions {
 
 /// Violations with one cause: same id, check, resource, point, component (the name at the point) and call chain.
 struct ViolationGroup {
-    Violation violation;   // of the smallest plan
+    Violation violation;  // of the smallest plan
     FaultPlan plan;
     PlanOutcome outcome;
     std::string where;
-    u64 plans = 0;  // how many have it
-    std::string reproduction;  // file, once written
+    u64 plans = 0;                            // how many have it
+    std::string reproduction;                 // file, once written
+    std::size_t steps_before = 0, steps = 0;  // of the reproduction, before it was shrunk and after
 };
 
 struct PointSummary {
-    u64 visits = 0;      // in the baseline
+    u64 visits = 0;  // in the baseline
     u64 runs = 0, reached = 0, violating = 0;
 };
 

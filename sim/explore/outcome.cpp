@@ -10,12 +10,9 @@ namespace {
 
 Violation violation_of(const Finding& finding) {
     const InvariantInfo& info = invariants()[static_cast<std::size_t>(finding.invariant)];
-    return {std::string(info.name),
-            std::string(info.severity),
-            finding.resource,
-            std::string(check_name(finding.check)),
-            finding.message,
-            finding.generation};
+    return {std::string(info.name), std::string(info.severity),
+            finding.resource,       std::string(check_name(finding.check)),
+            finding.message,        finding.generation};
 }
 
 }  // namespace
@@ -48,7 +45,10 @@ PlanOutcome outcome_of(const Scenario& scenario, const RunResult& result) {
         outcome.violations.push_back(violation_of(*finding));
     const Generation last = result.generations.empty() ? 0 : result.generations.back().index;
     if (const auto& failure = result.epilogue_failure)
-        outcome.violations.push_back({"epilogue", "stuck", failure->part, {},
+        outcome.violations.push_back({"epilogue",
+                                      "stuck",
+                                      failure->part,
+                                      {},
                                       fmt::format("{}: {}{}{}", failure->part, failure->result,
                                                   failure->detail.empty() ? "" : ": ", failure->detail),
                                       last});
@@ -56,9 +56,12 @@ PlanOutcome outcome_of(const Scenario& scenario, const RunResult& result) {
         outcome.violations.push_back(
             {"crash", "corruption", "kernel", {}, "the kernel's code got a fatal signal", last});
     if (result.out_of_time)
-        outcome.violations.push_back(
-            {"hang", "stuck", "virtual time", {}, fmt::format("{} ns of virtual time were not enough", result.virtual_ns),
-             last});
+        outcome.violations.push_back({"hang",
+                                      "stuck",
+                                      "virtual time",
+                                      {},
+                                      fmt::format("{} ns of virtual time were not enough", result.virtual_ns),
+                                      last});
     outcome.visits = result.visits;
     return outcome;
 }

@@ -22,16 +22,16 @@ struct Violation {
 };
 
 struct PlanOutcome {
-    bool reached = false;         // every fault of the plan fired
-    bool two_kernels = false;     // generation 1 was begun
-    u64 fired_ns = 0;             // when the last of them did, and in which generation
+    bool reached = false;      // every fault of the plan fired
+    bool two_kernels = false;  // generation 1 was begun
+    u64 fired_ns = 0;          // when the last of them did, and in which generation
     Generation fired_in = 0;
     std::string where;  // the call chain of the first of them
     u64 virtual_ns = 0, events = 0;
-    std::string trace_hash;       // empty: the run did not come to an end
+    std::string trace_hash;  // empty: the run did not come to an end
     std::vector<Violation> violations;
-    std::vector<std::string> findings;  // ids of all findings, violations or not
-    std::string error;                  // what the host or the simulator had to say
+    std::vector<std::string> findings;          // ids of all findings, violations or not
+    std::string error;                          // what the host or the simulator had to say
     std::vector<FaultInjector::Visits> visits;  // where asked for
 
     nlohmann::json json() const;

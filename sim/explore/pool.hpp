@@ -47,9 +47,7 @@ public:
 
 private:
     struct Worker;
-    void start(Worker& worker);
-    [[noreturn]] void serve(int in, int out);
-    void reap(Worker& worker, std::string_view id, const std::string& message,
+    void lose(Worker& worker, std::string_view id, const std::string& message,
               const std::function<void(const PlanJob&, PlanOutcome&&)>& done);
 
     const Scenario& scenario_;

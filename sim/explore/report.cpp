@@ -32,22 +32,23 @@ double rate(const ExploreReport& report) {
 
 }  // namespace
 
-void ProgressLine::show(const ExploreProgress& progress) {
+void ProgressLine::say(const std::string& text) {
     const auto now = std::chrono::steady_clock::now();
     if (!wanted_ || now - last_ < std::chrono::milliseconds(200)) return;
     last_ = now;
-    u64 covered = 0;
-    for (const auto& [name, point] : progress.report.points) covered += point.runs != 0;
-    const double left = progress.runs_per_second > 0
-                            ? static_cast<double>(progress.plans_left) / progress.runs_per_second
-                            : 0;
-    const std::string text =
-        fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", progress.report.runs,
-                    progress.runs_per_second, covered, progress.report.points.size(), progress.report.groups.size(),
-                    progress.plans_left, left);
     out_.write("\r\x1b[K" + shortened(text, terminal_columns - 1));
     out_.flush();
     shown_ = true;
+}
+
+void ProgressLine::show(const ExploreProgress& progress) {
+    u64 covered = 0;
+    for (const auto& [name, point] : progress.report.points) covered += point.runs != 0;
+    const double left =
+        progress.runs_per_second > 0 ? static_cast<double>(progress.plans_left) / progress.runs_per_second : 0;
+    say(fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", progress.report.runs,
+                    progress.runs_per_second, covered, progress.report.points.size(), progress.report.groups.size(),
+                    progress.plans_left, left));
 }
 
 void ProgressLine::clear() {
@@ -60,12 +61,14 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const auto line = [&](std::string_view one) { text += std::string(one) + "\n"; };
     const bool color = context.color;
     if (!report.baseline.passed) {
-        line(styled(fmt::format("{}: the run without faults fails already", context.scenario.name), Style::bad, color));
+        line(styled(fmt::format("{}: the run without faults fails already", context.scenario.name), Style::bad,
+                    color));
         for (const std::string& failure : report.baseline.failures) line("  " + failure);
         return text;
     }
     if (!context.command.view.quiet) {
-        line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10} {:>9}", "point", "visits", "runs", "violating", "unreached", ""));
+        line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10} {:>9}", "point", "visits", "runs", "violating",
+                         "unreached", ""));
         for (const auto& [name, point] : report.points) {
             if (point.runs == 0 && !context.command.view.verbose) continue;
             line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", name, point.visits, point.runs,
@@ -77,19 +80,26 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     for (const ViolationGroup& group : report.groups) {
         line(styled(fmt::format("✗ {}: {}", headline(group.violation), group.violation.resource), Style::bad, color));
         for (const std::string& one : wrapped(group.violation.message, terminal_columns - 4)) line("    " + one);
-        line(fmt::format("    {} plan{}; the smallest: {}", group.plans, group.plans == 1 ? "" : "s", plan_text(group.plan)));
+        line(fmt::format("    {} plan{}; the smallest: {}", group.plans, group.plans == 1 ? "" : "s",
+                         plan_text(group.plan)));
         if (!group.where.empty()) line("    in " + group.where);
-        line("    " + repeat_command(group.plan, context));
+        if (group.reproduction.empty()) {
+            line("    " + repeat_command(group.plan, context));
+        } else {
+            line(fmt::format("    {} of {} steps are left:", group.steps, group.steps_before));
+            line(fmt::format("    {} replay {}", shell_quoted(context.program), shell_quoted(group.reproduction)));
+        }
     }
     if (!report.groups.empty()) line("");
-    line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached", context.scenario.name,
-                     report.runs, report.seconds, rate(report), report.runs_two_kernels, report.not_reached));
+    line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached",
+                     context.scenario.name, report.runs, report.seconds, rate(report), report.runs_two_kernels,
+                     report.not_reached));
     const std::string complete = !report.complete ? "not complete"
                                  : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
                                                   : "complete";
-    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known, context.options.depth,
-                     complete, report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "",
-                     report.verified));
+    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known,
+                     context.options.depth, complete,
+                     report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "", report.verified));
     line(report.groups.empty() ? styled("no violation", Style::good, color)
                                : styled(fmt::format("{} cause{} of violations", report.groups.size(),
                                                     report.groups.size() == 1 ? "" : "s"),
@@ -121,7 +131,7 @@ std::string explore_json(const ExploreReport& report, const ReportContext& conte
                  {"phase", report.phase_at(group.outcome.fired_ns)},
                  {"findings", Json::array()},
                  {"reproduction", group.reproduction.empty() ? Json() : Json(group.reproduction)},
-                 {"shrunk_from", Json()}};
+                 {"shrunk_from", group.reproduction.empty() ? Json() : Json(group.steps_before)}};
         one["findings"].push_back({{"invariant", group.violation.id},
                                    {"severity", group.violation.severity},
                                    {"check", group.violation.check},

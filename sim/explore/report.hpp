@@ -15,6 +15,7 @@ class ProgressLine {
 public:
     ProgressLine(Output& out, bool wanted) : out_(out), wanted_(wanted && out.is_terminal()) {}
     void show(const ExploreProgress& progress);
+    void say(const std::string& text);
     void clear();
 
 private:

@@ -1,0 +1,107 @@
+// `kexec-sim replay FILE`: runs what `explore` wrote, and compares: does it still end as it did, event by event?
+//
+// The hash of all events is in the file (`reproduces`). Beside it, under the same name with the ending `.trace`, explore
+// leaves the events themselves; where they are, the first one that differs is shown.
+#include <filesystem>
+#include <fmt/format.h>
+
+#include "machine/result.hpp"
+#include "sim/boot_params_file.hpp"
+#include "sim/cli.hpp"
+#include "sim/interrupt.hpp"
+#include "sim/narration.hpp"
+#include "sim/output.hpp"
+#include "sim/runner.hpp"
+#include "sim/shell.hpp"
+#include "sim/trace_file.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+std::string event_line(const TraceEvent& event) {
+    std::string text = fmt::format("{} ns, generation {}, {} {}", event.time_ns, event.generation,
+                                   layer_name(event.layer), event.name);
+    if (event.phase != Phase::instant) text += event.phase == Phase::begin ? " begins" : " ends";
+    for (const TraceEvent::Field& field : event.fields)
+        text += field.type == TraceField::Type::text ? fmt::format(" {}={}", field.key, field.text)
+                : field.type == TraceField::Type::hex
+                    ? fmt::format(" {}={:#x}", field.key, field.number)
+                    : fmt::format(" {}={}", field.key, static_cast<i64>(field.number));
+    return text;
+}
+
+/// The first place where two runs part.
+std::string difference(const std::vector<TraceEvent>& before, const std::vector<TraceEvent>& now) {
+    for (std::size_t i = 0; i < std::max(before.size(), now.size()); ++i) {
+        if (i < before.size() && i < now.size() && encode_trace_record(before[i]) == encode_trace_record(now[i]))
+            continue;
+        return fmt::format("event {} differs\n    then: {}\n    now:  {}\n", i + 1,
+                           i < before.size() ? event_line(before[i]) : "the run had ended",
+                           i < now.size() ? event_line(now[i]) : "the run has ended");
+    }
+    return {};
+}
+
+std::vector<TraceEvent> recorded(const std::filesystem::path& scenario) {
+    const auto file = std::filesystem::path(scenario).replace_extension(".trace");
+    std::vector<TraceEvent> events;
+    if (!std::filesystem::exists(file)) return events;
+    TraceListener listener;
+    listener.begin = [](const TraceHeader&) {};
+    listener.event = [&](const TraceEvent& event) { events.push_back(event); };
+    listener.end = [](const TraceFooter*) {};
+    read_trace_file(file.string(), listener);
+    return events;
+}
+
+}  // namespace
+
+int replay_command(const ReplayCommand& command, const std::string& program) {
+    LoadOptions load;
+    load.bench_names = bench_names_of;
+    load.check_files = true;
+    const Scenario scenario = load_scenario(command.file, load);
+    if (!scenario.reproduces)
+        throw UserError(
+            fmt::format("{}: error: this scenario does not say what it reproduces; 'run' it", command.file));
+    const std::vector<TraceEvent> before = recorded(scenario.path);
+
+    Output console("-");
+    NarrationSeries series(
+        [&](std::string_view text) { console.write(text); },
+        {wants_color(command.view.no_color, console.is_terminal()), command.view.quiet, command.view.verbose});
+    watch_for_interrupts();
+    series.begin(fmt::format("{} replay {}", shell_quoted(program), shell_quoted(command.file)));
+    std::vector<TraceEvent> now;
+    RunOptions options;
+    options.isolation = Isolation::inline_;
+    options.interrupted = [] { return interrupt_signal() != 0; };
+    options.on_event = [&](const TraceEvent& event) {
+        series.event(event);
+        if (!before.empty()) now.push_back(event);
+    };
+    const RunResult result = run_scenario(scenario, options);
+    series.end();
+    if (const int number = interrupt_signal()) {
+        console.flush();
+        print_error("kexec-sim: interrupted");
+        return 128 + number;
+    }
+    const bool same = result.trace_hash == scenario.reproduces->trace_hash;
+    console.write(fmt::format(
+        "{}: {}; {}\n", scenario.name, result.passed ? "it is as it was" : "it is not as it was any more",
+        same
+            ? fmt::format("the same events (trace {})", result.trace_hash)
+            : fmt::format("other events: trace {}, and was {}", result.trace_hash, scenario.reproduces->trace_hash)));
+    if (!same) {
+        const std::string first = before.empty() ? "" : difference(before, now);
+        console.write("  " + (first.empty()
+                                  ? std::string("which event differs first is not known: the file of events "
+                                                "(.trace) is not there, or is of another run\n")
+                                  : first));
+    }
+    console.flush();
+    return result.passed && same ? exit_ok : exit_failed;
+}
+
+}  // namespace kexec_sim::sim
