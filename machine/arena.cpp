@@ -27,9 +27,9 @@ MachineEntry::Depth MachineEntry::depth;
 
 void MachineEntry::bind(u32* shared_depth) { depth.shared = shared_depth; }
 
-Arena* Arena::create() {
+Arena* Arena::create(bool shared) {
     void* at = mmap(reinterpret_cast<void*>(arena_base), arena_bytes_max, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+                    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (at == MAP_FAILED) {
         if (errno == EEXIST) throw SimulatorBug("a second machine in one process");
         throw UserError(fmt::format("kexec-sim: error: cannot map the machine's state: {}", std::strerror(errno)));

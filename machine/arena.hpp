@@ -21,8 +21,9 @@ namespace kexec_sim {
 
 class Arena final : public std::pmr::memory_resource {
 public:
-    /// Maps the arena and constructs it at its start. One arena a process: a second one is a SimulatorBug.
-    static Arena* create();
+    /// Maps the arena and constructs it at its start. One arena a process: a second one is a SimulatorBug. `shared`: a
+    /// process that is forked sees, and makes, changes; else it has a copy.
+    static Arena* create(bool shared = true);
     static void destroy(Arena* arena);
     u64 bytes_used() const { return next_ - arena_base; }
 

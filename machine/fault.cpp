@@ -117,25 +117,27 @@ FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr
       names_(memory) {}
 
 void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
-    std::vector<std::string> texts;  // made outside the guard: they live on the host's heap
-    for (const PlannedFault& fault : plan) texts.push_back(fault.text());
-    const MachineEntry guard;
-    std::pmr::memory_resource* memory = plan_.get_allocator().resource();
     plan_.clear();
     last_fired_ = nullptr;
     fault_fired_ = false;
-    plan_.reserve(plan.size());
     armed_ = {};
-    for (std::size_t i = 0; i < plan.size(); ++i) {
-        const PlannedFault& fault = plan[i];
-        const FaultAction& action = fault.action;
-        const auto text = [&](std::string_view value) { return std::pmr::string(value, memory); };
-        plan_.push_back({fault.point, text(fault.match), fault.visit,
-                         fault.generation ? i64{*fault.generation} : i64{-1}, action.kind, action.error,
-                         action.delay_ns, action.offset, action.bit, action.length, action.address,
-                         text(action.old_text), text(action.new_text), text(texts[i]), 0, false, 0, 0, text({})});
-        armed_[static_cast<std::size_t>(fault.point)] = true;
-    }
+    for (const PlannedFault& fault : plan) add_entry(fault, 0);
+}
+
+void FaultInjector::plan_now(const PlannedFault& fault) { add_entry(fault, fault.visit ? fault.visit - 1 : 0); }
+
+void FaultInjector::add_entry(const PlannedFault& fault, u64 visits) {
+    const std::string words = fault.text();  // made outside the guard: it lives on the host's heap
+    const MachineEntry guard;
+    std::pmr::memory_resource* memory = plan_.get_allocator().resource();
+    const auto text = [&](std::string_view value) { return std::pmr::string(value, memory); };
+    const FaultAction& action = fault.action;
+    last_fired_ = nullptr;  // entries may move
+    plan_.push_back({fault.point, text(fault.match), fault.visit, fault.generation ? i64{*fault.generation} : i64{-1},
+                     action.kind, action.error, action.delay_ns, action.offset, action.bit, action.length,
+                     action.address, text(action.old_text), text(action.new_text), text(words), visits, false, 0, 0,
+                     text({})});
+    armed_[static_cast<std::size_t>(fault.point)] = true;
 }
 
 void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
@@ -159,6 +161,8 @@ void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
 }
 
 std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::string_view name) {
+    if (hook) [[unlikely]]
+        hook->visited(point, name);
     Entry* due = nullptr;
     {
         const MachineEntry guard;

@@ -155,6 +155,19 @@ public:
     bool agent_kill_pending() const { return agent_kill_; }
     bool take_agent_kill() { return std::exchange(agent_kill_, false); }
 
+    /// Told of each visit before it is carried out, where it is set (exploration forks there); `record_visits` must be on.
+    class VisitHook {
+    public:
+        virtual void visited(FaultPoint point, std::string_view name) = 0;
+
+    protected:
+        ~VisitHook() = default;
+    };
+    VisitHook* hook = nullptr;
+    /// The visit that the hook is told of is to be the one that `fault` means: added to the plan as if it had been part of
+    /// it from the start.
+    void plan_now(const PlannedFault& fault);
+
     /// The log of visits, for exploration: in order, alike ones in a row as one entry. A planned fault that fires begins a
     /// new one (`after_fault`), so that what follows it can be told from what led to it.
     bool record_visits = false;
@@ -190,6 +203,7 @@ private:
         Generation generation;
         bool after_fault;
     };
+    void add_entry(const PlannedFault& fault, u64 visits);
     void log_visit(FaultPoint point, std::string_view name);
     std::optional<FaultAction> visit_slow(FaultPoint point, std::string_view name);
     std::optional<FaultAction> fire(Entry& entry, std::string_view name);
@@ -198,7 +212,7 @@ private:
     TraceRecorder& trace_;
     Generation generation_ = 0;
     bool agent_kill_ = false;
-    Entry* last_fired_ = nullptr;  // in `plan_`, which does not change during a run
+    Entry* last_fired_ = nullptr;  // in `plan_`
     std::array<bool, 256> armed_{};
     std::pmr::vector<Entry> plan_;
     std::pmr::vector<LogEntry> log_;

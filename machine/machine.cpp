@@ -90,7 +90,7 @@ Machine::Machine(const MachineConfig& config, Arena* arena_)
       memory_map(arena_),
       nodes(arena_),
       node_count(layout_of(config).node_count),
-      ram(Prepared(config).ranges, config.ram_file, arena_),
+      ram(Prepared(config).ranges, config.ram_file, arena_, config.private_memory),
       clock(arena_),
       trace(clock, arena_),
       faults(clock, trace, arena_),
@@ -166,7 +166,7 @@ void Machine::Destroy::operator()(Machine* machine) const {
 }
 
 MachineHandle make_machine(const MachineConfig& config) {
-    Arena* arena = Arena::create();
+    Arena* arena = Arena::create(!config.private_memory);
     try {
         Machine* machine = arena->make<Machine>(config, arena);
         MachineEntry::bind(&machine->entry_depth);

@@ -53,6 +53,9 @@ struct MachineConfig {
     /// An IOMMU a PCI segment; with `iommu_never_evicts` its caches grow instead of evicting.
     bool iommu = false, iommu_never_evicts = false;
     std::vector<PciDeviceConfig> devices;
+    /// Memory and state are this process's own: a process that is forked has a copy of the machine. There is no direct
+    /// map then, and so no C code in kernels. Not with `ram_file`.
+    bool private_memory = false;
 };
 
 /// Virtual time that the phases of a live update cost, in ns.

@@ -62,11 +62,7 @@ unsigned direct_map_slot(u64 seed, Generation generation) {
     return static_cast<unsigned>((seed * 5 + u64{generation} * 3) % direct_map_slots);
 }
 
-PhysicalMemory::PhysicalMemory(std::span<const PhysRange> ranges, const std::string& file,
-                               std::pmr::memory_resource* memory)
-    : ranges_(ranges.begin(), ranges.end(), memory) {
-    INVARIANT(!ranges_.empty());
-    bytes_max_ = ranges_.back().end.raw;
+void PhysicalMemory::open_file(const std::string& file) {
     fd_ = file.empty() ? memfd_create("ram", MFD_CLOEXEC)
                        : open(file.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     const std::string what = file.empty() ? std::string("the machine's memory") : file;
@@ -78,12 +74,25 @@ PhysicalMemory::PhysicalMemory(std::span<const PhysRange> ranges, const std::str
         host_refuses(what);
     }
     map_file(fd_, ram_base, bytes_max_, what);
+}
+
+PhysicalMemory::PhysicalMemory(std::span<const PhysRange> ranges, const std::string& file,
+                               std::pmr::memory_resource* memory, bool private_memory)
+    : ranges_(ranges.begin(), ranges.end(), memory) {
+    INVARIANT(!ranges_.empty());
+    bytes_max_ = ranges_.back().end.raw;
+    const int kind = private_memory ? MAP_PRIVATE : MAP_SHARED;
+    if (!private_memory)
+        open_file(file);
+    else if (mmap(reinterpret_cast<void*>(ram_base), bytes_max_, PROT_READ | PROT_WRITE,
+                  kind | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+        host_refuses("cannot map the machine's memory");
     const u64 frames = bytes_max_ >> page_shift;
     summary_words_ = align_up(frames >> 12, 64) / 64 + 1;
     const u64 words = align_up(frames, 64) / 64 + 1;
     bitmap_bytes_ = align_up((summary_words_ + words) * 8, page_bytes);
     void* bits = mmap(reinterpret_cast<void*>(written_bitmap_base), bitmap_bytes_, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+                      kind | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (bits == MAP_FAILED) host_refuses("cannot map the bitmap of written frames");
     summary_ = static_cast<u64*>(bits);
     bitmap_ = summary_ + summary_words_;
@@ -94,7 +103,7 @@ PhysicalMemory::~PhysicalMemory() {
     unmap_direct();
     munmap(reinterpret_cast<void*>(ram_base), bytes_max_);
     munmap(static_cast<void*>(summary_), bitmap_bytes_);
-    close(fd_);
+    if (fd_ >= 0) close(fd_);
 }
 
 bool PhysicalMemory::contains_slow(PhysRange range) const {
@@ -178,7 +187,8 @@ void PhysicalMemory::zero_unchecked(PhysRange range) {
         while (stop < end && written(stop)) stop = stop + 1;
         const PhysAddr from{std::max(pfn.phys().raw, range.begin.raw)}, to{std::min(stop.phys().raw, range.end.raw)};
         const bool whole = from.page_aligned() && to.page_aligned();
-        if (whole && stop - pfn >= punch_pages && madvise(at(from), to - from, MADV_REMOVE) == 0)
+        const int give_back = fd_ >= 0 ? MADV_REMOVE : MADV_DONTNEED;
+        if (whole && stop - pfn >= punch_pages && madvise(at(from), to - from, give_back) == 0)
             clear_marks({pfn, stop});
         else
             std::memset(at(from), 0, to - from);
@@ -261,6 +271,7 @@ void PhysicalMemory::lose_content() {
 }
 
 void PhysicalMemory::note_host_stores() {
+    INVARIANT(fd_ >= 0);
     const off_t end = static_cast<off_t>(bytes_max_);
     for (off_t at = lseek(fd_, 0, SEEK_DATA); at >= 0 && at < end; at = lseek(fd_, at, SEEK_DATA)) {
         const off_t hole = std::min(lseek(fd_, at, SEEK_HOLE), end);
@@ -309,6 +320,7 @@ void PhysicalMemory::save_image(const std::string& path) const {
 u64 PhysicalMemory::map_direct(unsigned slot) {
     unmap_direct();
     const u64 base = direct_map_address(slot);
+    if (fd_ < 0) return base;
     map_file(fd_, base, bytes_max_, "the direct map");
     // What is no RAM must fault in the direct map too.
     u64 end_of_last = 0;

@@ -45,7 +45,9 @@ class SnpFirmware;
 class PhysicalMemory {
 public:
     /// `ranges`: what is RAM, ascending, page aligned. `file`: empty for a memfd. UserError if the host refuses.
-    PhysicalMemory(std::span<const PhysRange> ranges, const std::string& file, std::pmr::memory_resource* memory);
+    /// `private_memory`: not a file, but memory of this process, which a forked one has a copy of; no direct map then.
+    PhysicalMemory(std::span<const PhysRange> ranges, const std::string& file, std::pmr::memory_resource* memory,
+                   bool private_memory = false);
     ~PhysicalMemory();
     PhysicalMemory(const PhysicalMemory&) = delete;
     PhysicalMemory& operator=(const PhysicalMemory&) = delete;
@@ -140,6 +142,7 @@ private:
     }
     void check_owner(PhysAddr phys, u64 bytes, bool write) const;
     void zero_unchecked(PhysRange range);
+    void open_file(const std::string& file);
     [[noreturn]] void bad_access(PhysAddr phys, u64 bytes) const;
     bool contains_slow(PhysRange range) const;
     void mark(Pfn pfn) {
@@ -153,7 +156,7 @@ private:
 
     std::pmr::vector<PhysRange> ranges_;
     u64 bytes_max_ = 0;
-    int fd_ = -1;
+    int fd_ = -1;  // -1: private memory
     u64* bitmap_ = nullptr;
     u64* summary_ = nullptr;
     u64 summary_words_ = 0;

@@ -9,10 +9,12 @@
 #include "sim/boot_params_file.hpp"
 #include "sim/cli.hpp"
 #include "sim/explore/explorer.hpp"
+#include "sim/explore/journal.hpp"
 #include "sim/explore/report.hpp"
 #include "sim/explore/reproduction.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
+#include "sim/shell.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/trace_file.hpp"
 
@@ -26,6 +28,7 @@ ExploreOptions options_of(const ExploreCommand& command) {
         const auto actions = ActionChoice::parse(command.actions);
         if (!actions) throw UserError(fmt::format("kexec-sim: error: --actions: {}", actions.error()));
         options.candidates.actions = *actions;
+        options.actions_text = command.actions;
     }
     options.candidates.points = command.points;
     if (std::ranges::none_of(fault_points(),
@@ -43,6 +46,9 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.isolation = command.process_isolation ? Isolation::process : Isolation::inline_;
     options.modules = command.modules;
     options.out_dir = command.out_dir;
+    for (const auto& [key, value] : command.overrides) options.repeat_options += " --set " + shell_quoted(key + "=" + value);
+    if (!command.process_isolation) options.repeat_options += " --isolation inline";
+    for (const std::string& module : command.modules) options.repeat_options += " --module " + shell_quoted(module);
     return options;
 }
 
@@ -92,7 +98,87 @@ void write_reproductions(const Scenario& scenario, const ExploreCommand& command
     }
 }
 
+void tell(const ExploreReport& report, const ReportContext& context, Output& console, Output* json, Output* csv) {
+    console.write(explore_text(report, context));
+    console.flush();
+    if (json) {
+        json->write(explore_json(report, context));
+        json->flush();
+    }
+    if (csv) {
+        csv->write(explore_csv(report));
+        csv->flush();
+    }
+}
+
+/// What the shards found, together. UserError: they are not all of one exploration.
+ExploreReport merged(const std::vector<std::string>& folders, ReportContext& context) {
+    std::vector<ReadJournal> journals;
+    for (const std::string& folder : folders) journals.push_back(read_journal(folder));
+    const JournalHead& first = journals.front().head;
+    std::vector<bool> there(first.shards, false);
+    for (std::size_t i = 0; i < journals.size(); ++i) {
+        const JournalHead& head = journals[i].head;
+        if (!first.same_exploration(head))
+            throw UserError(fmt::format("kexec-sim: error: {} and {} are of different explorations", folders[0],
+                                        folders[i]));
+        if (head.shard >= first.shards || there[head.shard])
+            throw UserError(fmt::format("kexec-sim: error: {}: shard {}/{} is there already", folders[i],
+                                        head.shard + 1, head.shards));
+        there[head.shard] = true;
+    }
+    ExploreReport report;
+    report.phases = first.phases;
+    report.visits = first.visits;
+    report.baseline.passed = true;
+    report.complete = std::ranges::all_of(there, std::identity{});
+    for (const auto& [name, visits] : first.point_visits) report.points[name].visits = visits;
+    std::map<std::string, std::size_t> seen;
+    for (std::size_t i = 0; i < journals.size(); ++i) {
+        for (const auto& [plan, outcome] : journals[i].outcomes) {
+            const auto [at, fresh] = seen.emplace(plan_text(plan), i);
+            if (!fresh && at->second != i)
+                throw UserError(fmt::format("kexec-sim: error: {} and {} both have {}: the shards overlap",
+                                            folders[at->second], folders[i], plan_text(plan)));
+            if (!fresh) continue;
+            ++report.runs;
+            report.count(plan, outcome);
+        }
+        const auto& end = journals[i].end;
+        report.complete = report.complete && end && end->complete;
+        if (!end) continue;
+        report.thinned = report.thinned || end->thinned;
+        report.plans_known += end->plans;
+        report.verified += end->verified;
+        report.seconds += end->seconds;
+    }
+    for (std::size_t shard = 0; shard < there.size(); ++shard)
+        if (!there[shard]) context.missing += fmt::format("{}{}", context.missing.empty() ? "" : ", ", shard + 1);
+    context.scenario = first.scenario;
+    context.file = first.file;
+    context.seed = first.seed;
+    context.depth = first.depth;
+    context.repeat_options = first.repeat_options;
+    return report;
+}
+
 }  // namespace
+
+int merge_command(const MergeCommand& command, const std::string& program) {
+    ReportContext context;
+    const ExploreReport report = merged(command.folders, context);
+    std::unique_ptr<Output> json, csv;
+    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
+    if (!command.csv_file.empty()) csv = std::make_unique<Output>(command.csv_file);
+    const bool moves = command.json_file == "-" || command.csv_file == "-";
+    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    context.program = program;
+    context.quiet = command.view.quiet;
+    context.verbose = command.view.verbose;
+    context.color = wants_color(command.view.no_color, console.is_terminal());
+    tell(report, context, console, json.get(), csv.get());
+    return report.groups.empty() && report.complete ? exit_ok : exit_failed;
+}
 
 int explore_command(const ExploreCommand& command, const std::string& program) {
     LoadOptions load;
@@ -122,17 +208,10 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
         [] { return interrupt_signal() != 0; });
     if (!command.out_dir.empty()) write_reproductions(scenario, command, report, progress);
     progress.clear();
-    ReportContext context{scenario, options, command, program, color};
-    console.write(explore_text(report, context));
-    console.flush();
-    if (json) {
-        json->write(explore_json(report, context));
-        json->flush();
-    }
-    if (csv) {
-        csv->write(explore_csv(report));
-        csv->flush();
-    }
+    tell(report,
+         {scenario.name, scenario.path.string(), program, scenario.seed, options.depth, options.repeat_options,
+          command.view.quiet, command.view.verbose, color},
+         console, json.get(), csv.get());
     if (const int number = interrupt_signal()) {
         print_error("kexec-sim: interrupted");
         return 128 + number;

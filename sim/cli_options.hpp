@@ -45,6 +45,11 @@ struct ExploreCommand {
     std::string out_dir, json_file, csv_file;
     ViewOptions view;
 };
+struct MergeCommand {
+    std::vector<std::string> folders;
+    std::string json_file, csv_file;
+    ViewOptions view;
+};
 struct ReplayCommand {
     std::string file;
     ViewOptions view;
@@ -70,7 +75,7 @@ struct TextCommand {
     std::string text;
 };
 
-using Command = std::variant<RunCommand, ExploreCommand, ReplayCommand, CheckCommand, ListCommand, SchemaCommand,
+using Command = std::variant<RunCommand, ExploreCommand, ReplayCommand, MergeCommand, CheckCommand, ListCommand, SchemaCommand,
                              InspectOptions, ShowCommand, TextCommand>;
 
 /// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.

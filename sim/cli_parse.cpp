@@ -14,7 +14,7 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr std::string_view command_names[] = {"run",  "explore", "replay",  "check",
+constexpr std::string_view command_names[] = {"run",  "explore", "replay", "merge",  "check",
                                               "list", "schema",  "inspect", "show"};
 constexpr std::string_view list_names[] = {"steps", "faults", "invariants", "devices", "profiles", "scenarios"};
 constexpr std::string_view isolation_names[] = {"process", "inline"};
@@ -26,6 +26,7 @@ struct Texts {
     RunCommand run;
     ExploreCommand explore;
     ReplayCommand replay;
+    MergeCommand merge;
     CheckCommand check;
     ListCommand list;
     InspectOptions inspect;
@@ -175,6 +176,14 @@ void add_explore(CLI::App& app, Texts& texts) {
     CLI::App& replay = *app.add_subcommand("replay", "run a reproduction that explore wrote, and compare");
     replay.add_option("FILE", texts.replay.file, words("a scenario file with 'reproduces'"))->required();
     add_view(replay, texts.replay.view);
+
+    CLI::App& merge = *app.add_subcommand("merge", "join what the shards of an exploration found");
+    merge.add_option("DIR", texts.merge.folders, words("the folders that explore --shard I/N --out DIR wrote"))
+        ->required();
+    merge.add_option("--json", texts.merge.json_file, words("the result as JSON ('-': standard output)"))
+        ->type_name("FILE");
+    merge.add_option("--csv", texts.merge.csv_file, words("a line for each point"))->type_name("FILE");
+    add_view(merge, texts.merge.view);
 }
 
 void add_others(CLI::App& app, Texts& texts) {
@@ -342,6 +351,10 @@ ExploreCommand explore_of(Texts& texts) {
 Command command_of(std::string_view name, Texts& texts) {
     if (name == "run") return run_of(texts);
     if (name == "explore") return explore_of(texts);
+    if (name == "merge") {
+        check_view(texts.merge.view);
+        return texts.merge;
+    }
     if (name == "replay") {
         check_view(texts.replay.view);
         return texts.replay;

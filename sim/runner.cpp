@@ -19,6 +19,7 @@ MachineConfig machine_config(const Scenario& scenario, const RunOptions& options
     MachineConfig config;
     config.seed = scenario.seed;
     config.ram_file = options.ram_file;
+    config.private_memory = options.private_memory;
     config.node_bytes = scenario.machine.node_bytes;
     config.iommu = scenario.machine.iommu;
     config.iommu_never_evicts = scenario.machine.iommu_never_evicts;
@@ -100,6 +101,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     plan.insert(plan.end(), options.faults.begin(), options.faults.end());
     machine->faults.set_plan(plan);
     machine->faults.record_visits = options.record_visits;
+    if (options.on_machine) options.on_machine(machine->faults);
 
     std::optional<Scenario> extended;
     if (!options.modules.empty() || scenario.under_faults) extended = with_additions(scenario, options);
@@ -123,6 +125,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     if (left) {
         supervisor.note_left();
         machine->faults.record_visits = false;  // no fault is planned for what follows
+        machine->faults.hook = nullptr;
     }
     if (left && own.under_faults && !own.under_faults->steps.empty()) {
         supervisor.own_epilogue_begins();

@@ -46,6 +46,10 @@ struct RunOptions {
     const std::vector<std::string>* baseline = nullptr;
     /// What a step gives is taken as it is: an unmet `expect` ends nothing and is no failure, and nothing is judged.
     bool to_the_end = false;
+    /// Memory and state of the machine are this process's own (MachineConfig); inline isolation and no modules.
+    bool private_memory = false;
+    /// Given the machine's injector, before the first kernel boots.
+    std::function<void(FaultInjector&)> on_machine;
     /// Nobody asks for events, nor for the kernels' logs (but a scenario that expects lines of them).
     bool silent = false;
 };

@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
 #include <random>
-#include <unordered_map>
 
 #include "machine/result.hpp"
+#include "sim/explore/journal.hpp"
+#include "sim/result_json.hpp"
 
 namespace kexec_sim::sim {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Json = nlohmann::json;
 
 /// Virtual time that a run may take: the baseline's, many times, and room for delays.
 u64 virtual_budget(u64 baseline_ns) { return 20 * baseline_ns + 100'000'000'000; }
@@ -68,9 +66,9 @@ public:
         report_.thinned = singles.thinned;
         for (const auto& run : report_.baseline.visits)
             report_.points[std::string(fault_point_info(run.point).name)].visits += run.count;
-        for (const PlannedFault& fault : singles.faults) add_plan({fault});
+        for (const PlannedFault& fault : singles.faults) share_plan({fault});
         if (options_.random_plans) add_random(singles.faults);
-        open_journal();
+        if (!options_.out_dir.empty()) journal_.open(options_.out_dir, journal_head());
 
         pool_options_.jobs = options_.jobs;
         pool_options_.isolation = options_.isolation;
@@ -78,6 +76,7 @@ public:
         pool_options_.max_virtual_ns = virtual_budget(report_.baseline.virtual_ns);
         pool_options_.max_host_seconds = 20 + 50 * baseline_seconds_;
         pool_options_.baseline = report_.baseline.executed;
+        pool_options_.walked = plans_of_a_walk();
         Pool pool(scenario_, pool_options_);
         pool.run([this] { return next_job(); },
                  [this](const PlanJob& job, PlanOutcome&& outcome) { ended(job, std::move(outcome)); },
@@ -85,6 +84,7 @@ public:
         report_.interrupted = interrupted_ && interrupted_();
         report_.complete = !cut_short_ && !report_.interrupted && waiting_.empty();
         report_.seconds = elapsed();
+        journal_.close(report_);
         return std::move(report_);
     }
 
@@ -100,15 +100,29 @@ private:
         run.interrupted = interrupted_;
         const auto begin = Clock::now();
         report_.baseline = run_scenario(scenario_, run);
+        report_.baseline_json = nlohmann::ordered_json::parse(
+            result_json({{scenario_.name, scenario_.path.string(), report_.baseline, {}}}))[0];
         baseline_seconds_ = std::chrono::duration<double>(Clock::now() - begin).count();
+    }
+
+    /// A fork costs about half a millisecond: walking pays where a run takes longer than a few of these.
+    std::size_t plans_of_a_walk() const {
+        constexpr double worth_seconds = 0.003, batch_seconds = 1;
+        const bool own_memory =
+            options_.isolation == Isolation::inline_ && options_.modules.empty() && scenario_.modules.empty();
+        if (!own_memory || baseline_seconds_ < worth_seconds) return 1;
+        return std::clamp<std::size_t>(static_cast<std::size_t>(batch_seconds / baseline_seconds_), 8, 64);
     }
 
     // --- plans ---
 
+    /// Of the plans that every shard enumerates alike, each takes its share; pairs go with their first fault.
+    void share_plan(FaultPlan plan) {
+        if (shared_plans_++ % options_.shards == options_.shard) add_plan(std::move(plan));
+    }
     void add_plan(FaultPlan plan) {
-        const u64 id = next_id_++;
-        if (id % options_.shards != options_.shard) return;
-        waiting_.push_back({id, std::move(plan), options_.depth > 1 && plan.size() <= 1});
+        const bool goes_on = options_.depth > 1 && plan.size() == 1;
+        waiting_.push_back({.id = next_id_++, .faults = std::move(plan), .record_visits = goes_on});
         ++report_.plans_known;
     }
 
@@ -119,7 +133,7 @@ private:
         for (u64 i = 0; i < options_.random_plans; ++i) {
             FaultPlan plan;
             for (u64 count = 2 + below(3); plan.size() < count;) plan.push_back(singles[below(singles.size())]);
-            add_plan(std::move(plan));
+            share_plan(std::move(plan));
         }
     }
 
@@ -136,10 +150,9 @@ private:
             }
             PlanJob job = std::move(waiting_.front());
             waiting_.pop_front();
-            if (const auto known = journal_.find(plan_text(job.faults)); known != journal_.end()) {
+            if (const PlanOutcome* known = journal_.find(job.faults)) {
                 ++report_.resumed;
-                PlanOutcome outcome = known->second;
-                count(job, std::move(outcome));
+                count(job, *known);
                 continue;
             }
             ++started_;
@@ -168,7 +181,7 @@ private:
                      {},
                      fmt::format("the same plan gave trace {} first, then {}", first->second, outcome.trace_hash),
                      0}};
-                note_violations(job, differs);
+                report_.note_violations(job.faults, differs);
             }
             hashes_.erase(first);
             return;
@@ -176,87 +189,42 @@ private:
         if (options_.verify_every && job.id % options_.verify_every == 0 && !outcome.trace_hash.empty()) {
             hashes_[job.id] = outcome.trace_hash;
             verify_.push_back(job);
+            verify_.back().fresh = true;
         }
-        if (journal_file_.is_open()) {
-            Json line = outcome.json();
-            line["plan"] = plan_text(job.faults);
-            journal_file_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n' << std::flush;
-        }
+        journal_.add(job.faults, outcome);
         ++report_.runs;
-        count(job, std::move(outcome));
+        count(job, outcome);
         if (on_progress_) on_progress_({report_, waiting_.size(), static_cast<double>(report_.runs) / elapsed()});
     }
 
-    void count(const PlanJob& job, PlanOutcome&& outcome) {
-        report_.runs_two_kernels += outcome.two_kernels;
-        report_.not_reached += !outcome.reached;
-        PointSummary& point = report_.points[std::string(fault_point_info(job.faults.front().point).name)];
-        ++point.runs;
-        point.reached += outcome.reached;
-        const std::string phase = report_.phase_at(outcome.fired_ns);
-        if (outcome.reached) ++report_.runs_by_phase[phase];
-        if (!outcome.violations.empty()) {
-            ++point.violating;
-            ++report_.violating_by_phase[phase];
-        }
-        note_violations(job, outcome);
-        if (job.record_visits && outcome.reached && job.faults.size() == 1)
+    void count(const PlanJob& job, const PlanOutcome& outcome) {
+        report_.count(job.faults, outcome);
+        if (job.record_visits && outcome.reached)
             for (PlannedFault& second : candidate_faults(outcome.visits, options_.candidates, true).faults)
                 add_plan({job.faults.front(), std::move(second)});
     }
 
-    void note_violations(const PlanJob& job, const PlanOutcome& outcome) {
-        for (const Violation& violation : outcome.violations) {
-            const PlannedFault& fault = job.faults.front();
-            const std::string key =
-                fmt::format("{}|{}|{}|{}|{}|{}", violation.id, violation.check, violation.resource,
-                            fault_point_info(fault.point).name, fault.match, outcome.where);
-            const auto [at, fresh] = group_of_.emplace(key, report_.groups.size());
-            if (fresh) report_.groups.push_back({violation, job.faults, outcome, outcome.where, 0, {}});
-            ViolationGroup& group = report_.groups[at->second];
-            ++group.plans;
-            if (job.faults.size() < group.plan.size()) {
-                group.violation = violation;
-                group.plan = job.faults;
-                group.outcome = outcome;
-            }
-        }
-    }
-
     // --- the journal ---
 
-    std::string journal_head() const {
-        return fmt::format("{{\"format\":\"kexec-sim/explore-runs-1\",\"baseline\":\"{}\",\"depth\":{}}}",
-                           report_.baseline.trace_hash, options_.depth);
-    }
-
-    void open_journal() {
-        if (options_.out_dir.empty()) return;
-        const std::filesystem::path file = std::filesystem::path(options_.out_dir) / "runs.jsonl";
-        std::ifstream old(file);
-        std::string line;
-        bool same = static_cast<bool>(std::getline(old, line)) && line == journal_head();
-        while (same && std::getline(old, line)) {
-            const Json json = Json::parse(line, nullptr, false);
-            if (json.is_discarded()) break;  // the line that was being written when the explorer was killed
-            try {
-                journal_[json.at("plan")] = PlanOutcome::from_json(json);
-            } catch (const Json::exception&) {
-                break;
-            }
-        }
-        old.close();
-        if (!same && std::filesystem::exists(file) && std::filesystem::file_size(file) > 0)
-            throw UserError(fmt::format("kexec-sim: error: {} is of another exploration", file.string()));
-        journal_file_.open(file, std::ios::trunc);
-        journal_file_ << journal_head() << '\n';
-        for (const auto& [plan, outcome] : journal_) {
-            Json again = outcome.json();
-            again["plan"] = plan;
-            journal_file_ << again.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-        }
-        journal_file_.flush();
-        if (!journal_file_) throw UserError(fmt::format("kexec-sim: error: cannot write {}", file.string()));
+    JournalHead journal_head() const {
+        JournalHead head;
+        head.scenario = scenario_.name;
+        head.file = scenario_.path.string();
+        head.seed = scenario_.seed;
+        head.baseline = report_.baseline.trace_hash;
+        head.depth = options_.depth;
+        head.points = options_.candidates.points;
+        head.actions = options_.actions_text;
+        head.repeat_options = options_.repeat_options;
+        head.all_visits = options_.candidates.all_visits;
+        head.random_plans = options_.random_plans;
+        head.shard = options_.shard;
+        head.shards = options_.shards;
+        head.visits = report_.visits;
+        for (const auto& run : report_.baseline.visits)
+            head.point_visits[std::string(fault_point_info(run.point).name)] += run.count;
+        head.phases = report_.phases;
+        return head;
     }
 
     const Scenario& scenario_;
@@ -269,23 +237,12 @@ private:
     ExploreReport report_;
     std::deque<PlanJob> waiting_, verify_;
     std::map<u64, std::string> hashes_;  // of plans that run a second time
-    std::unordered_map<std::string, std::size_t> group_of_;
-    std::map<std::string, PlanOutcome> journal_;
-    std::ofstream journal_file_;
-    u64 next_id_ = 0, started_ = 0;
+    Journal journal_;
+    u64 next_id_ = 0, shared_plans_ = 0, started_ = 0;
     bool cut_short_ = false;
 };
 
 }  // namespace
-
-std::string ExploreReport::phase_at(u64 ns) const {
-    std::string name = "power on";
-    for (const UpdatePhase& phase : phases) {
-        if (phase.begin_ns > ns) break;
-        name = phase.name;
-    }
-    return name;
-}
 
 ExploreReport explore(const Scenario& scenario, const ExploreOptions& options,
                       const std::function<void(const ExploreProgress&)>& on_progress,

@@ -8,8 +8,8 @@
 // Every plan is judged as docs/researchers.md says: epilogue, operational and corrupting actions. Every 64th plan runs
 // twice; runs that differ are a violation of their own (`determinism`).
 //
-// With `out_dir` each outcome is a line of DIR/runs.jsonl as soon as it is known; an exploration of the same scenario with
-// the same options goes on where that one ended.
+// With `out_dir` each outcome is written to a journal as soon as it is known (sim/explore/journal.hpp); an exploration of
+// the same scenario with the same options goes on where that one ended.
 #pragma once
 
 #include <functional>
@@ -18,8 +18,8 @@
 #include <string>
 #include <vector>
 
-#include "sim/explore/outcome.hpp"
 #include "sim/explore/pool.hpp"
+#include "sim/explore/tally.hpp"
 
 namespace kexec_sim::sim {
 
@@ -35,42 +35,8 @@ struct ExploreOptions {
     std::vector<std::string> modules;
     std::string out_dir;
     u64 verify_every = 64;  // 0: never
-};
-
-/// Violations with one cause: same id, check, resource, point, component (the name at the point) and call chain.
-struct ViolationGroup {
-    Violation violation;  // of the smallest plan
-    FaultPlan plan;
-    PlanOutcome outcome;
-    std::string where;
-    u64 plans = 0;                            // how many have it
-    std::string reproduction;                 // file, once written
-    std::size_t steps_before = 0, steps = 0;  // of the reproduction, before it was shrunk and after
-};
-
-struct PointSummary {
-    u64 visits = 0;  // in the baseline
-    u64 runs = 0, reached = 0, violating = 0;
-};
-
-/// A stretch of the fault-free run: "boot", "normal", "prepare", "prepared", …
-struct UpdatePhase {
-    u64 begin_ns;
-    std::string name;
-};
-
-struct ExploreReport {
-    RunResult baseline;
-    std::vector<UpdatePhase> phases;
-    u64 plans_known = 0;  // plans of the depth that were enumerated, for this shard
-    u64 visits = 0;
-    u64 runs = 0, runs_two_kernels = 0, not_reached = 0, resumed = 0, verified = 0;
-    bool thinned = false, complete = false, interrupted = false;
-    double seconds = 0;
-    std::map<std::string, PointSummary> points;
-    std::map<std::string, u64> violating_by_phase, runs_by_phase;
-    std::vector<ViolationGroup> groups;  // in the order in which they were found
-    std::string phase_at(u64 ns) const;
+    /// For the journal: `--actions` as given, and ReportContext::repeat_options.
+    std::string actions_text = "operational", repeat_options;
 };
 
 struct ExploreProgress {

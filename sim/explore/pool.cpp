@@ -7,6 +7,7 @@
 
 #include "machine/result.hpp"
 #include "sim/explore/server.hpp"
+#include "sim/explore/walk.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -17,17 +18,33 @@ using Json = nlohmann::json;
 /// Plans that a worker has at a time: one under way, the others waiting, so that it need not wait for an answer.
 constexpr std::size_t depth_max = 4;
 
-Json question(const PlanJob& job) {
-    Json json{{"visits", job.record_visits}, {"faults", Json::array()}};
-    for (const PlannedFault& fault : job.faults) json["faults"].push_back(fault.text());
-    return json;
+Json question(const std::vector<PlanJob>& jobs) {
+    Json plans = Json::array();
+    for (const PlanJob& job : jobs) {
+        Json faults = Json::array();
+        for (const PlannedFault& fault : job.faults) faults.push_back(fault.text());
+        plans.push_back({{"visits", job.record_visits}, {"faults", std::move(faults)}});
+    }
+    return plans;
 }
 
-PlanJob job_of(const Json& json) {
-    PlanJob job;
-    job.record_visits = json.at("visits");
-    for (const auto& text : json.at("faults")) job.faults.push_back(parse_fault(text.get<std::string>()).value());
-    return job;
+std::vector<PlanJob> jobs_of(const Json& plans) {
+    std::vector<PlanJob> jobs;
+    for (const Json& json : plans) {
+        PlanJob& job = jobs.emplace_back();
+        job.record_visits = json.at("visits");
+        for (const auto& text : json.at("faults"))
+            job.faults.push_back(parse_fault(text.get<std::string>()).value());
+    }
+    return jobs;
+}
+
+/// They part at their last faults.
+bool same_base(const PlanJob& one, const PlanJob& other) {
+    if (one.faults.size() != other.faults.size()) return false;
+    for (std::size_t i = 0; i + 1 < one.faults.size(); ++i)
+        if (one.faults[i].text() != other.faults[i].text()) return false;
+    return true;
 }
 
 }  // namespace
@@ -41,6 +58,7 @@ PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const
     run.record_visits = job.record_visits;
     run.baseline = &options.baseline;
     run.silent = true;
+    run.private_memory = options.isolation == Isolation::inline_ && options.modules.empty() && scenario.modules.empty();
     try {
         return outcome_of(scenario, run_scenario(scenario, run));
     } catch (const UserError& error) {
@@ -51,57 +69,92 @@ PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const
 }
 
 struct Pool::Worker {
+    using Batch = std::vector<PlanJob>;
     explicit Worker(Server::Handler handler) : server(std::move(handler)) {}
     Server server;
-    std::deque<PlanJob> jobs;  // the first is under way
+    std::deque<Batch> batches;  // the first is under way
     Clock::time_point since;
-    void give(PlanJob job) {
-        if (jobs.empty()) since = Clock::now();
-        server.ask(question(job));
-        jobs.push_back(std::move(job));
+    void give(Batch batch) {
+        if (batches.empty()) since = Clock::now();
+        server.ask(question(batch));
+        batches.push_back(std::move(batch));
     }
-    PlanJob take_first() {
-        PlanJob job = std::move(jobs.front());
-        jobs.pop_front();
+    Batch take_first() {
+        Batch batch = std::move(batches.front());
+        batches.pop_front();
         since = Clock::now();
-        return job;
+        return batch;
     }
 };
 
 Pool::Pool(const Scenario& scenario, const PoolOptions& options) : scenario_(scenario), options_(options) {
-    for (unsigned i = 0; i < options.jobs; ++i)
-        workers_.push_back(std::make_unique<Worker>(
-            [this](const Json& json) { return run_plan(scenario_, options_, job_of(json)).json(); }));
+    const auto handler = [this](const Json& plans) {
+        const std::vector<PlanJob> jobs = jobs_of(plans);
+        std::vector<PlanOutcome> outcomes;
+        if (jobs.size() > 1)
+            outcomes = walk(scenario_, options_, jobs);
+        else
+            outcomes.push_back(run_plan(scenario_, options_, jobs.front()));
+        Json answers = Json::array();
+        for (const PlanOutcome& outcome : outcomes) answers.push_back(outcome.json());
+        return answers;
+    };
+    for (unsigned i = 0; i < options.jobs; ++i) workers_.push_back(std::make_unique<Worker>(handler));
 }
 
 Pool::~Pool() = default;
 
-/// The worker is gone, or is put an end to: that is what came of the plan that it had. The others go to its successor.
+/// The next plan, and those after it that can share its walk.
+void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>& next) {
+    const auto take = [&] {
+        auto job = held_ ? std::exchange(held_, std::nullopt) : next();
+        return job;
+    };
+    auto first = take();
+    if (!first) return;
+    Worker::Batch batch{std::move(*first)};
+    const auto walks = [](const PlanJob& job) { return !job.fresh && can_walk(job); };
+    while (batch.size() < options_.walked && walks(batch.front())) {
+        auto job = take();
+        if (!job) break;
+        if (!walks(*job) || !same_base(*job, batch.front())) {
+            held_ = std::move(job);
+            break;
+        }
+        batch.push_back(std::move(*job));
+    }
+    worker.give(std::move(batch));
+}
+
+/// The worker is gone, or is put an end to: that is what came of the plan that it had (of a walk nobody knows which it
+/// was: its plans run again, each by itself). What it had not begun goes to its successor.
 void Pool::lose(Worker& worker, std::string_view id, const std::string& message,
                 const std::function<void(const PlanJob&, PlanOutcome&&)>& done) {
     const std::string how = worker.server.stop();
-    if (worker.jobs.empty()) return;
-    const PlanJob lost = worker.take_first();
-    for (const PlanJob& job : worker.jobs) worker.server.ask(question(job));
-    done(lost, outcome_of_failure(id, how.empty() ? message : "the simulator was " + how));
+    if (worker.batches.empty()) return;
+    const Worker::Batch lost = worker.take_first();
+    for (const Worker::Batch& batch : worker.batches) worker.server.ask(question(batch));
+    if (lost.size() == 1) {
+        done(lost.front(), outcome_of_failure(id, how.empty() ? message : "the simulator was " + how));
+        return;
+    }
+    for (PlanJob job : lost) {
+        job.fresh = true;
+        worker.give({std::move(job)});
+    }
 }
 
 void Pool::run(const std::function<std::optional<PlanJob>()>& next,
                const std::function<void(const PlanJob&, PlanOutcome&&)>& done, const std::function<bool()>& stop) {
+    const std::size_t depth_wanted = options_.walked > 1 ? 2 : depth_max;
     while (!stop()) {
-        bool more = true;  // an outcome may make new plans
-        for (std::size_t depth = 0; more && depth < depth_max; ++depth)
-            for (const auto& worker : workers_) {
-                if (worker->jobs.size() > depth) continue;
-                auto job = next();
-                more = job.has_value();
-                if (!more) break;
-                worker->give(std::move(*job));
-            }
+        for (std::size_t depth = 0; depth < depth_wanted; ++depth)
+            for (const auto& worker : workers_)
+                if (worker->batches.size() == depth) refill(*worker, next);
         std::vector<pollfd> waiting;
         std::vector<Worker*> who;
         for (const auto& worker : workers_) {
-            if (worker->jobs.empty()) continue;
+            if (worker->batches.empty()) continue;
             waiting.push_back({worker->server.answers(), POLLIN, 0});
             who.push_back(worker.get());
         }
@@ -110,14 +163,18 @@ void Pool::run(const std::function<std::optional<PlanJob>()>& next,
         for (std::size_t i = 0; i < who.size(); ++i) {
             Worker& worker = *who[i];
             const double waited = std::chrono::duration<double>(Clock::now() - worker.since).count();
+            // A walk waits for each of its plans as long as that.
+            const double patience =
+                options_.max_host_seconds * static_cast<double>(worker.batches.front().size() > 1 ? 4 : 1) + 1;
             if (waiting[i].revents) {
                 const bool open = worker.server.take();
-                while (const auto answer = worker.server.answer()) {
-                    const PlanJob job = worker.take_first();
-                    done(job, PlanOutcome::from_json(*answer));
+                while (const auto answers = worker.server.answer()) {
+                    const Worker::Batch batch = worker.take_first();
+                    for (std::size_t k = 0; k < batch.size(); ++k)
+                        done(batch[k], PlanOutcome::from_json(answers->at(k)));
                 }
                 if (!open) lose(worker, "crash", "the simulator ended by itself", done);
-            } else if (waited > options_.max_host_seconds) {
+            } else if (waited > patience) {
                 lose(worker, "hang", fmt::format("no end after {} s", options_.max_host_seconds), done);
             }
         }

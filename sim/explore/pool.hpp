@@ -1,8 +1,9 @@
 // Worker processes that carry out plans.
 //
-//   Pool ──plan──► worker: fresh inline run ──outcome──► Pool ──► on_outcome(plan, outcome)
+//   Pool ──plans──► worker: fresh inline runs, or a walk ──outcomes──► Pool ──► done(plan, outcome)
 //
-// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next. What a
+// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where the
+// way to a fault is long, it walks it once for many plans (sim/explore/walk.hpp). What a
 // run must not do to the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it
 // had, one that says nothing for too long is killed and gives `hang`; another takes its place. Workers die with the
 // explorer.
@@ -21,6 +22,7 @@ struct PlanJob {
     u64 id = 0;
     FaultPlan faults;
     bool record_visits = false;
+    bool fresh = false;  // in a run of its own, whatever the options say
 };
 
 struct PoolOptions {
@@ -29,6 +31,7 @@ struct PoolOptions {
     std::vector<std::string> modules;
     u64 max_virtual_ns = 0;
     double max_host_seconds = 60;
+    std::size_t walked = 1;  // plans that share a walk; 1: each runs afresh
     /// What the steps of the fault-free run gave.
     std::vector<std::string> baseline;
 };
@@ -47,12 +50,14 @@ public:
 
 private:
     struct Worker;
+    void refill(Worker& worker, const std::function<std::optional<PlanJob>()>& next);
     void lose(Worker& worker, std::string_view id, const std::string& message,
               const std::function<void(const PlanJob&, PlanOutcome&&)>& done);
 
     const Scenario& scenario_;
     const PoolOptions& options_;
     std::vector<std::unique_ptr<Worker>> workers_;
+    std::optional<PlanJob> held_;  // came from `next`, and does not fit into the batch before it
 };
 
 /// One plan, in this process.

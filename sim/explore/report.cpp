@@ -13,13 +13,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string repeat_command(const FaultPlan& plan, const ReportContext& context) {
-    std::string text = shell_quoted(context.program) + " run " + shell_quoted(context.scenario.path.string());
-    text += fmt::format(" --seed {}", context.scenario.seed);
-    for (const auto& [key, value] : context.command.overrides) text += " --set " + shell_quoted(key + "=" + value);
+    std::string text = fmt::format("{} run {} --seed {}", shell_quoted(context.program), shell_quoted(context.file),
+                                   context.seed);
     for (const PlannedFault& fault : plan) text += " --fault " + shell_quoted(fault.text());
-    if (context.options.isolation == Isolation::inline_) text += " --isolation inline";
-    for (const std::string& module : context.command.modules) text += " --module " + shell_quoted(module);
-    return text;
+    return text + context.repeat_options;
 }
 
 std::string headline(const Violation& violation) {
@@ -61,16 +58,16 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const auto line = [&](std::string_view one) { text += std::string(one) + "\n"; };
     const bool color = context.color;
     if (!report.baseline.passed) {
-        line(styled(fmt::format("{}: the run without faults fails already", context.scenario.name), Style::bad,
+        line(styled(fmt::format("{}: the run without faults fails already", context.scenario), Style::bad,
                     color));
         for (const std::string& failure : report.baseline.failures) line("  " + failure);
         return text;
     }
-    if (!context.command.view.quiet) {
+    if (!context.quiet) {
         line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10} {:>9}", "point", "visits", "runs", "violating",
                          "unreached", ""));
         for (const auto& [name, point] : report.points) {
-            if (point.runs == 0 && !context.command.view.verbose) continue;
+            if (point.runs == 0 && !context.verbose) continue;
             line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", name, point.visits, point.runs,
                              point.violating ? fmt::format("{}", point.violating) : "–",
                              point.runs - point.reached ? fmt::format("{}", point.runs - point.reached) : "–"));
@@ -92,14 +89,15 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     }
     if (!report.groups.empty()) line("");
     line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached",
-                     context.scenario.name, report.runs, report.seconds, rate(report), report.runs_two_kernels,
+                     context.scenario, report.runs, report.seconds, rate(report), report.runs_two_kernels,
                      report.not_reached));
     const std::string complete = !report.complete ? "not complete"
                                  : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
                                                   : "complete";
     line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known,
-                     context.options.depth, complete,
+                     context.depth, complete,
                      report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "", report.verified));
+    if (!context.missing.empty()) line(styled("shards that are missing: " + context.missing, Style::bad, color));
     line(report.groups.empty() ? styled("no violation", Style::good, color)
                                : styled(fmt::format("{} cause{} of violations", report.groups.size(),
                                                     report.groups.size() == 1 ? "" : "s"),
@@ -110,13 +108,11 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
 std::string explore_json(const ExploreReport& report, const ReportContext& context) {
     Json out;
     out["format"] = "kexec-sim/explore-1";
-    out["scenario"] = context.scenario.name;
-    out["file"] = context.scenario.path.string();
-    out["seed"] = context.scenario.seed;
-    out["depth"] = context.options.depth;
-    const Json baseline =
-        Json::parse(result_json({{context.scenario.name, context.scenario.path.string(), report.baseline, {}}}));
-    out["baseline"] = baseline.at(0);
+    out["scenario"] = context.scenario;
+    out["file"] = context.file;
+    out["seed"] = context.seed;
+    out["depth"] = context.depth;
+    out["baseline"] = report.baseline_json;
     out["points"] = report.visits;
     out["runs"] = report.runs;
     out["runs_two_kernels"] = report.runs_two_kernels;

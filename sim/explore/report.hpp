@@ -4,7 +4,6 @@
 #include <chrono>
 #include <string>
 
-#include "sim/cli_options.hpp"
 #include "sim/explore/explorer.hpp"
 #include "sim/output.hpp"
 
@@ -25,11 +24,11 @@ private:
 };
 
 struct ReportContext {
-    const Scenario& scenario;
-    const ExploreOptions& options;
-    const ExploreCommand& command;
-    const std::string& program;
-    bool color;
+    std::string scenario, file, program;
+    u64 seed = 1, depth = 1;
+    std::string repeat_options;  // of `run`, beside file, seed and faults: " --set size=1MiB"
+    bool quiet = false, verbose = false, color = false;
+    std::string missing = {};  // merge: shards that are not there
 };
 
 std::string explore_text(const ExploreReport& report, const ReportContext& context);

@@ -1,0 +1,55 @@
+// What an exploration has come to: counts by point and phase, violations grouped by cause.
+#pragma once
+
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "sim/explore/outcome.hpp"
+
+namespace kexec_sim::sim {
+
+/// Violations with one cause: same id, check, resource, point, component (the name at the point) and call chain.
+struct ViolationGroup {
+    Violation violation;  // of the smallest plan
+    FaultPlan plan;
+    PlanOutcome outcome;
+    std::string where;
+    u64 plans = 0;                            // how many have it
+    std::string reproduction;                 // file, once written
+    std::size_t steps_before = 0, steps = 0;  // of the reproduction, before it was shrunk and after
+};
+
+struct PointSummary {
+    u64 visits = 0;  // in the baseline
+    u64 runs = 0, reached = 0, violating = 0;
+};
+
+/// A stretch of the fault-free run: "boot", "normal", "prepare", "prepared", …
+struct UpdatePhase {
+    u64 begin_ns;
+    std::string name;
+};
+
+struct ExploreReport {
+    RunResult baseline;
+    nlohmann::ordered_json baseline_json;  // the same, as in the result of `run`
+    std::vector<UpdatePhase> phases;
+    u64 plans_known = 0;  // plans of the depth that were enumerated, for this shard
+    u64 visits = 0;
+    u64 runs = 0, runs_two_kernels = 0, not_reached = 0, resumed = 0, verified = 0;
+    bool thinned = false, complete = false, interrupted = false;
+    double seconds = 0;
+    std::map<std::string, PointSummary> points;
+    std::map<std::string, u64> violating_by_phase, runs_by_phase;
+    std::vector<ViolationGroup> groups;  // in the order in which they were found
+    std::unordered_map<std::string, std::size_t> group_of;
+
+    /// Takes in what came of a plan.
+    void count(const FaultPlan& plan, const PlanOutcome& outcome);
+    void note_violations(const FaultPlan& plan, const PlanOutcome& outcome);
+    std::string phase_at(u64 ns) const;
+};
+
+}  // namespace kexec_sim::sim

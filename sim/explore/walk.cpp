@@ -1,0 +1,177 @@
+#include "sim/explore/walk.hpp"
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <fmt/format.h>
+#include <map>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "machine/result.hpp"
+
+namespace kexec_sim::sim {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::json;
+
+RunOptions walk_options(const PoolOptions& options, FaultPlan base) {
+    RunOptions run;
+    run.isolation = Isolation::inline_;
+    run.faults = std::move(base);
+    run.max_time_ns = options.max_virtual_ns;
+    run.record_visits = run.silent = run.private_memory = true;
+    run.baseline = &options.baseline;
+    return run;
+}
+
+class Walker final : public FaultInjector::VisitHook {
+public:
+    Walker(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs)
+        : scenario_(scenario),
+          options_(options),
+          jobs_(jobs),
+          run_(walk_options(options, FaultPlan(jobs.front().faults.begin(), jobs.front().faults.end() - 1))),
+          outcomes_(jobs.size()) {
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            const PlannedFault& last = jobs[i].faults.back();
+            due_[last.point][last.match][last.visit].push_back(i);
+        }
+        run_.on_machine = [this](FaultInjector& injector) {
+            injector_ = &injector;
+            injector.hook = this;
+        };
+    }
+
+    std::vector<PlanOutcome> walk() {
+        const auto run = [&] {
+            try {
+                return outcome_of(scenario_, run_scenario(scenario_, run_));
+            } catch (const UserError& error) {
+                return outcome_of_failure("host", error.what());
+            } catch (const std::exception& bug) {
+                return outcome_of_failure("simulator", bug.what());
+            }
+        };
+        const PlanOutcome end = run();
+        if (out_ >= 0) answer(end);
+        return std::move(outcomes_);
+    }
+
+    void visited(FaultPoint point, std::string_view name) override {
+        const auto at = due_.find(point);
+        if (at == due_.end()) return;
+        ++by_point_[point];
+        auto known = by_name_.find({point, std::string(name)});
+        if (known == by_name_.end()) known = by_name_.emplace(std::pair{point, std::string(name)}, 0).first;
+        const u64 nth = ++known->second;
+        // A place without a name is one of the point's visits by whatever name.
+        if (go_on(at->second, "", by_point_[point])) return;
+        if (!name.empty()) go_on(at->second, std::string(name), nth);
+    }
+
+private:
+    using Due = std::map<std::string, std::map<u64, std::vector<std::size_t>>>;
+
+    /// True in a child, which is on its way from here.
+    bool go_on(const Due& due, const std::string& match, u64 visit) {
+        const auto names = due.find(match);
+        if (names == due.end()) return false;
+        const auto visits = names->second.find(visit);
+        if (visits == names->second.end()) return false;
+        for (const std::size_t index : visits->second)
+            if (fork_for(index)) return true;
+        return false;
+    }
+
+    bool fork_for(std::size_t index) {
+        std::array<int, 2> pipe_ends{};
+        const pid_t parent = getpid();
+        const pid_t child = pipe(pipe_ends.data()) == 0 ? fork() : -1;
+        if (child < 0) throw UserError(fmt::format("kexec-sim: error: no process: {}", std::strerror(errno)));
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() != parent) _exit(0);
+            close(pipe_ends[0]);
+            out_ = pipe_ends[1];
+            const PlanJob& job = jobs_[index];
+            injector_->hook = nullptr;
+            injector_->record_visits = job.record_visits;
+            injector_->plan_now(job.faults.back());
+            run_.faults = job.faults;
+            return true;
+        }
+        close(pipe_ends[1]);
+        outcomes_[index] = wait_for(child, pipe_ends[0]);
+        close(pipe_ends[0]);
+        return false;
+    }
+
+    PlanOutcome wait_for(pid_t child, int from) const {
+        const auto end = Clock::now() + std::chrono::duration<double>(options_.max_host_seconds);
+        std::string text;
+        bool late = false;
+        while (true) {
+            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
+            pollfd waiting{from, POLLIN, 0};
+            late = left <= 0 || (poll(&waiting, 1, static_cast<int>(left)) == 0);
+            if (late) break;
+            std::array<char, 65536> buffer;
+            const ssize_t got = read(from, buffer.data(), buffer.size());
+            if (got < 0 && errno == EINTR) continue;
+            if (got <= 0) break;
+            text.append(buffer.data(), static_cast<std::size_t>(got));
+        }
+        if (late) kill(child, SIGKILL);
+        int status = 0;
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+        if (late) return outcome_of_failure("hang", fmt::format("no end after {} s", options_.max_host_seconds));
+        const Json json = Json::parse(text, nullptr, false);
+        if (!json.is_discarded() && json.is_object()) return PlanOutcome::from_json(json);
+        return outcome_of_failure(
+            "crash", WIFSIGNALED(status)
+                         ? fmt::format("the simulator was killed by signal {} ({})", WTERMSIG(status),
+                                       strsignal(WTERMSIG(status)))
+                         : fmt::format("the simulator ended by itself, status {}", WEXITSTATUS(status)));
+    }
+
+    [[noreturn]] void answer(const PlanOutcome& outcome) const {
+        const std::string text = outcome.json().dump(-1, ' ', false, Json::error_handler_t::replace);
+        for (std::string_view rest = text; !rest.empty();) {
+            const ssize_t done = write(out_, rest.data(), rest.size());
+            if (done < 0 && errno == EINTR) continue;
+            if (done <= 0) break;
+            rest.remove_prefix(static_cast<std::size_t>(done));
+        }
+        _exit(0);
+    }
+
+    const Scenario& scenario_;
+    const PoolOptions& options_;
+    const std::vector<PlanJob>& jobs_;
+    RunOptions run_;
+    std::vector<PlanOutcome> outcomes_;
+    FaultInjector* injector_ = nullptr;
+    std::map<FaultPoint, Due> due_;
+    std::map<FaultPoint, u64> by_point_;
+    std::map<std::pair<FaultPoint, std::string>, u64> by_name_;
+    int out_ = -1;  // in a child: where its outcome goes
+};
+
+}  // namespace
+
+bool can_walk(const PlanJob& job) {
+    const PlannedFault& last = job.faults.back();
+    return last.visit != 0 && !last.generation && last.match.find_first_of("*?") == std::string::npos;
+}
+
+std::vector<PlanOutcome> walk(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs) {
+    return Walker(scenario, options, jobs).walk();
+}
+
+}  // namespace kexec_sim::sim
