@@ -8,6 +8,10 @@
 //   handover.scratch   ""
 //   handover.setup_data  "" (the entry of the boot data itself)
 //
+// What a chunk of the map can suffer beside: `misdirect` (the pointer to the next chunk leads to that address), `duplicate`
+// (it leads back to the chunk itself: a circle), `swap` (its first two elements exchange their bitmaps). Bitmaps: `swap`
+// (the page exchanges its content with the one behind it).
+//
 // All blobs are found before the first is damaged, so that a broken root tree does not hide the map from another fault.
 #include <algorithm>
 #include <cstring>
@@ -63,6 +67,36 @@ std::vector<Target> find_targets(const PhysicalMemory& ram, const Edition& editi
     return targets;
 }
 
+bool swap_elements(PhysicalMemory& ram, PhysRange blob) {
+    const auto chunk = ram.read<abi::khoser_mem_chunk>(blob.begin);
+    if (chunk.hdr.num_elms < 2) return false;
+    const PhysAddr first = blob.begin + offsetof(abi::khoser_mem_chunk, bitmaps);
+    auto one = chunk.bitmaps[0], other = chunk.bitmaps[1];
+    std::swap(one.bitmap, other.bitmap);
+    ram.write(first, one);
+    ram.write(first + sizeof one, other);
+    return true;
+}
+
+bool swap_with_next(PhysicalMemory& ram, PhysRange blob) {
+    const PhysRange behind = phys_range(blob.end, blob.bytes());
+    if (!ram.contains(behind)) return false;
+    const auto here = ram.read_vector(blob.begin, blob.bytes()), there = ram.read_vector(behind.begin, blob.bytes());
+    if (here == there) return false;
+    ram.write_bytes(blob.begin, there);
+    ram.write_bytes(behind.begin, here);
+    return true;
+}
+
+/// What is not done byte by byte. False: it means nothing for this part of the map.
+bool apply_to_map(PhysicalMemory& ram, std::string_view name, PhysRange blob, const FaultAction& action) {
+    const bool is_chunk = name.starts_with("chunk:");
+    if (action.kind == FaultKind::swap) return is_chunk ? swap_elements(ram, blob) : swap_with_next(ram, blob);
+    if (!is_chunk) return false;
+    ram.write(blob.begin, action.kind == FaultKind::misdirect ? action.address : blob.begin.raw);
+    return true;
+}
+
 }  // namespace
 
 bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action) {
@@ -101,6 +135,7 @@ bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
     case FaultKind::drop:
     case FaultKind::misdirect:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip:
     case FaultKind::lie: break;
     }
@@ -109,7 +144,12 @@ bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
 
 void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob) {
     const auto action = machine.faults.visit(point, name);
-    if (action && !apply_corruption(machine.ram, blob, *action)) machine.faults.missed(name);
+    if (!action) return;
+    const bool of_map = action->kind == FaultKind::misdirect || action->kind == FaultKind::duplicate ||
+                        action->kind == FaultKind::swap;
+    const bool done = of_map ? apply_to_map(machine.ram, name, blob, *action)
+                             : apply_corruption(machine.ram, blob, *action);
+    if (!done) machine.faults.missed(name);
 }
 
 void Kho::corrupt_handover(const BootParams& passed) {

@@ -35,6 +35,7 @@ constexpr KindName kind_table[] = {
     {FaultKind::duplicate, "duplicate"},
     {FaultKind::skip, "skip"},
     {FaultKind::lie, "lie"},
+    {FaultKind::swap, "swap"},
 };
 
 // Flattened trees: magic, size, offsets of the blocks, version; the first tags and lengths of the structure block.
@@ -202,7 +203,8 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
     case FaultKind::misdirect:
     case FaultKind::duplicate:
     case FaultKind::skip:
-    case FaultKind::lie: break;
+    case FaultKind::lie:
+    case FaultKind::swap: break;
     }
     return FaultAction{entry.kind,
                        entry.error,

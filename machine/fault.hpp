@@ -64,7 +64,8 @@ enum class FaultKind : u8 {
     misdirect,
     duplicate,
     skip,
-    lie  // corrupting
+    lie,
+    swap  // corrupting
 };
 std::string_view fault_kind_name(FaultKind kind);  // "fail", "power-loss", "kill-agent", …
 std::optional<FaultKind> fault_kind_by_name(std::string_view name);

@@ -35,6 +35,7 @@ std::string arguments(const FaultAction& action) {
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip: return {};
     }
     return {};
@@ -140,6 +141,7 @@ Parsed parse_arguments(FaultAction& action, const std::vector<std::string>& part
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip:
         if (present) return wrong(fmt::format("action '{}' takes no argument", name));
         return {};

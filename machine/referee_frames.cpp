@@ -289,6 +289,12 @@ void Referee::frames_inherited(PfnRange frames) {
     books_->kernel->inherited.assign(frames, {});
 }
 
+bool Referee::update_under_way() const {
+    const KernelBooks& kernel = *books_->kernel;
+    if (kernel.luo.state == LuoState::undefined) return kernel.kho_finalized;
+    return kernel.luo.state == LuoState::prepared || kernel.luo.state == LuoState::frozen;
+}
+
 u64 Referee::frames_in_use() const {
     u64 count = 0;
     books_->visit_in_use([&](PfnRange part, std::string_view, FrameClass frame_class) {

@@ -8,6 +8,7 @@
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
 #include "sim/cli.hpp"
+#include "sim/event_line.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/narration.hpp"
 #include "sim/output.hpp"
@@ -17,18 +18,6 @@
 
 namespace kexec_sim::sim {
 namespace {
-
-std::string event_line(const TraceEvent& event) {
-    std::string text = fmt::format("{} ns, generation {}, {} {}", event.time_ns, event.generation,
-                                   layer_name(event.layer), event.name);
-    if (event.phase != Phase::instant) text += event.phase == Phase::begin ? " begins" : " ends";
-    for (const TraceEvent::Field& field : event.fields)
-        text += field.type == TraceField::Type::text ? fmt::format(" {}={}", field.key, field.text)
-                : field.type == TraceField::Type::hex
-                    ? fmt::format(" {}={:#x}", field.key, field.number)
-                    : fmt::format(" {}={}", field.key, static_cast<i64>(field.number));
-    return text;
-}
 
 /// The first place where two runs part.
 std::string difference(const std::vector<TraceEvent>& before, const std::vector<TraceEvent>& now) {

@@ -80,6 +80,7 @@ struct RunResult {
     /// Under an unplanned fault: where the run left the script.
     struct Left {
         bool script = false, alive = false;
+        bool update_under_way = false;  // that can be cancelled
         Generation generation = 0;
     } left;
     std::vector<FaultInjector::Status> faults;

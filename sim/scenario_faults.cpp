@@ -12,7 +12,7 @@ namespace {
 constexpr FaultKind all_kinds[] = {
     FaultKind::fail,      FaultKind::panic,     FaultKind::power_loss, FaultKind::kill_agent, FaultKind::delay,
     FaultKind::drop,      FaultKind::flip,      FaultKind::zero,       FaultKind::truncate,   FaultKind::replace,
-    FaultKind::misdirect, FaultKind::duplicate, FaultKind::skip,       FaultKind::lie};
+    FaultKind::misdirect, FaultKind::duplicate, FaultKind::skip,       FaultKind::lie,        FaultKind::swap};
 
 bool takes_argument(FaultKind kind) {
     switch (kind) {
@@ -29,6 +29,7 @@ bool takes_argument(FaultKind kind) {
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip: return false;
     }
     return false;
@@ -84,6 +85,7 @@ void parse_argument(const Node& node, FaultAction& action, const Scalars& scalar
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip: return;
     }
 }
@@ -184,6 +186,8 @@ std::string fault_problem(const PlannedFault& fault) {
     case FaultKind::misdirect:
         if (is_on_a_wire(fault.point)) break;
         return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
+    case FaultKind::swap:
+        return fmt::format("action '{}' is one for the map that is handed over, which '{}' is not", action, point.name);
     case FaultKind::panic:
     case FaultKind::power_loss:
     case FaultKind::kill_agent:

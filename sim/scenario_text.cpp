@@ -109,6 +109,7 @@ std::string action_text(const FaultAction& action) {
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip: break;
     }
     return std::string(name);

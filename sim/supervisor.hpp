@@ -32,7 +32,7 @@ public:
     void power_on();                                 // cold boot of the first kernel
     void power_on_from(const BootParamsFile& file);  // the first kernel finds a handover
     const StepRecord& run_step(const Step& step);
-    void note_left() { result_.left = {true, alive_, machine_.generation}; }
+    void note_left() { result_.left = {true, alive_, machine_.referee.update_under_way(), machine_.generation}; }
     /// What comes in place of the rest of the script after an unplanned fault.
     void run_epilogue();
     /// The scenario's own epilogue begins: from here on an unmet `expect` is a failure again.

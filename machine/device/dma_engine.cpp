@@ -260,6 +260,7 @@ BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Ti
     case FaultKind::replace:
     case FaultKind::skip:
     case FaultKind::fail:
+    case FaultKind::swap:
     case FaultKind::lie: break;
     }
     return fabric().dma_write(route, tick.trailer_at, sent);

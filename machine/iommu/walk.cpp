@@ -44,6 +44,7 @@ bool damage(u64& entry, const FaultAction& action) {
     case FaultKind::delay:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip:
     case FaultKind::lie: break;
     }

@@ -18,7 +18,8 @@ constexpr FaultKind operational_kinds[] = {FaultKind::fail,       FaultKind::pan
                                            FaultKind::power_loss, FaultKind::delay, FaultKind::drop};
 constexpr FaultKind corrupting_kinds[] = {FaultKind::flip,    FaultKind::zero,      FaultKind::truncate,
                                           FaultKind::replace, FaultKind::misdirect, FaultKind::duplicate,
-                                          FaultKind::skip,    FaultKind::lie,       FaultKind::drop};
+                                          FaultKind::swap,    FaultKind::skip,      FaultKind::lie,
+                                          FaultKind::drop};
 
 std::vector<Errno> errnos_of(const FaultPointInfo& info) {
     std::vector<Errno> errnos;
@@ -48,6 +49,16 @@ struct Visit {
     u64 number;    // as a plan counts: over the whole run, by point and name
     unsigned tier;
 };
+
+/// What the point publishes, or (flip:all, zero:all) a bit of each word of the first KiB, where the structure is.
+std::vector<FaultSample> bits_of(FaultPoint point, bool every_word) {
+    const auto samples = fault_samples(point);
+    std::vector<FaultSample> bits(samples.begin(), samples.end());
+    if (!every_word || bits.empty()) return bits;
+    bits.clear();
+    for (u64 offset = 0; offset < KiB; offset += sizeof(u32)) bits.push_back({offset, offset / sizeof(u32) % 8});
+    return bits;
+}
 
 }  // namespace
 
@@ -79,7 +90,7 @@ std::expected<ActionChoice, std::string> ActionChoice::parse(std::string_view li
             add(*kind, every);
         } else if (word != "operational" && word != "corrupting" && word != "all") {
             std::vector<std::string_view> names{"operational", "corrupting", "all"};
-            for (int one = 0; one <= static_cast<int>(FaultKind::lie); ++one)
+            for (int one = 0; one <= static_cast<int>(FaultKind::swap); ++one)
                 names.push_back(fault_kind_name(static_cast<FaultKind>(one)));
             return std::unexpected(fmt::format("unknown action '{}'{}", word, did_you_mean(word, names)));
         }
@@ -111,14 +122,14 @@ std::vector<FaultAction> action_samples(FaultPoint point, const ActionChoice::En
         }
         break;
     case FaultKind::flip:
-        for (const FaultSample& sample : fault_samples(point))
+        for (const FaultSample& sample : bits_of(point, entry.every_sample))
             add([&](FaultAction& action) {
                 action.offset = sample.offset;
                 action.bit = sample.bit;
             });
         break;
     case FaultKind::zero:
-        for (const FaultSample& sample : fault_samples(point))
+        for (const FaultSample& sample : bits_of(point, entry.every_sample))
             add([&](FaultAction& action) {
                 action.offset = align_down(sample.offset, sizeof(u64));
                 action.length = sizeof(u64);
@@ -144,6 +155,7 @@ std::vector<FaultAction> action_samples(FaultPoint point, const ActionChoice::En
     case FaultKind::kill_agent:
     case FaultKind::drop:
     case FaultKind::duplicate:
+    case FaultKind::swap:
     case FaultKind::skip: add([](FaultAction&) {}); break;
     }
     std::erase_if(samples, [&](const FaultAction& action) {

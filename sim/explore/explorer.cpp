@@ -8,6 +8,8 @@
 
 #include "machine/result.hpp"
 #include "sim/explore/journal.hpp"
+#include "sim/explore/server.hpp"
+#include "sim/explore/walk.hpp"
 #include "sim/result_json.hpp"
 
 namespace kexec_sim::sim {
@@ -81,6 +83,7 @@ public:
         pool.run([this] { return next_job(); },
                  [this](const PlanJob& job, PlanOutcome&& outcome) { ended(job, std::move(outcome)); },
                  [this] { return stop(); });
+        for (const auto& [job, text] : differing_) note_difference(job, text);
         report_.interrupted = interrupted_ && interrupted_();
         report_.complete = !cut_short_ && !report_.interrupted && waiting_.empty();
         report_.seconds = elapsed();
@@ -173,15 +176,8 @@ private:
         if (const auto first = hashes_.find(job.id); first != hashes_.end()) {
             ++report_.verified;
             if (first->second != outcome.trace_hash) {
-                PlanOutcome differs = outcome;
-                differs.violations = {
-                    {"determinism",
-                     "stuck",
-                     "run",
-                     {},
-                     fmt::format("the same plan gave trace {} first, then {}", first->second, outcome.trace_hash),
-                     0}};
-                report_.note_violations(job.faults, differs);
+                differing_.emplace_back(job, fmt::format("the same plan gave trace {} first, then {}", first->second,
+                                                         outcome.trace_hash));
             }
             hashes_.erase(first);
             return;
@@ -195,6 +191,34 @@ private:
         ++report_.runs;
         count(job, outcome);
         if (on_progress_) on_progress_({report_, waiting_.size(), static_cast<double>(report_.runs) / elapsed()});
+    }
+
+    /// A plan that did not give the same twice: runs it again, both ways, for the first event that differs.
+    void note_difference(const PlanJob& job, const std::string& text) {
+        Server server([&](const nlohmann::json& question) {
+            PlanJob again{.faults = job.faults, .record_events = true};
+            const bool as_walk = question.at("walk").get<bool>() && can_walk(again);
+            const PlanOutcome outcome = as_walk ? walk(scenario_, pool_options_, {again}).front()
+                                                : run_plan(scenario_, pool_options_, again);
+            return outcome.json();
+        });
+        const auto run_as = [&](bool as_walk) {
+            const auto json = server.ask_and_wait({{"walk", as_walk}}, pool_options_.max_host_seconds);
+            return json ? PlanOutcome::from_json(*json) : PlanOutcome{};
+        };
+        const PlanOutcome one = run_as(pool_options_.walked > 1), other = run_as(false);
+        std::string where = "; run again, both ways are alike";
+        for (std::size_t i = 0; i < std::max(one.event_lines.size(), other.event_lines.size()); ++i) {
+            const auto line = [&](const PlanOutcome& of) {
+                return i < of.event_lines.size() ? of.event_lines[i] : std::string("nothing more");
+            };
+            if (line(one) == line(other)) continue;
+            where = fmt::format("; event {} is the first that differs: {}; and: {}", i + 1, line(one), line(other));
+            break;
+        }
+        PlanOutcome differs;
+        differs.violations = {{"determinism", "stuck", "run", {}, text + where, 0}};
+        report_.note_violations(job.faults, differs);
     }
 
     void count(const PlanJob& job, const PlanOutcome& outcome) {
@@ -237,6 +261,7 @@ private:
     ExploreReport report_;
     std::deque<PlanJob> waiting_, verify_;
     std::map<u64, std::string> hashes_;  // of plans that run a second time
+    std::vector<std::pair<PlanJob, std::string>> differing_;
     Journal journal_;
     u64 next_id_ = 0, shared_plans_ = 0, started_ = 0;
     bool cut_short_ = false;

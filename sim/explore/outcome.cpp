@@ -86,6 +86,7 @@ nlohmann::json PlanOutcome::json() const {
                                      {"message", one.message},
                                      {"generation", one.generation}});
     if (!error.empty()) out["error"] = error;
+    if (!event_lines.empty()) out["event_lines"] = event_lines;
     for (const auto& run : visits)
         out["visits"].push_back(
             {static_cast<unsigned>(run.point), run.name, run.count, run.generation, run.after_fault ? 1 : 0});
@@ -108,6 +109,7 @@ PlanOutcome PlanOutcome::from_json(const nlohmann::json& json) {
             outcome.violations.push_back({one.at("id"), one.at("severity"), one.at("resource"), one.at("check"),
                                           one.at("message"), one.at("generation")});
     outcome.error = json.value("error", std::string());
+    outcome.event_lines = json.value("event_lines", std::vector<std::string>());
     if (json.contains("visits"))
         for (const auto& run : json["visits"])
             outcome.visits.push_back({static_cast<FaultPoint>(run.at(0).get<unsigned>()), run.at(1), run.at(2),

@@ -33,6 +33,7 @@ struct PlanOutcome {
     std::vector<std::string> findings;          // ids of all findings, violations or not
     std::string error;                          // what the host or the simulator had to say
     std::vector<FaultInjector::Visits> visits;  // where asked for
+    std::vector<std::string> event_lines;       // where asked for
 
     nlohmann::json json() const;
     static PlanOutcome from_json(const nlohmann::json& json);

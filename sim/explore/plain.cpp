@@ -28,7 +28,7 @@ public:
             add("agent.switch: {name: epilogue}");
         }
         if (result_.left.generation == 0) {
-            add(has_luo_ ? "luo.cancel:" : "kho.abort:", "roll back");
+            if (result_.left.update_under_way) add(has_luo_ ? "luo.cancel:" : "kho.abort:", "roll back");
             files_usable();
             add(has_luo_ ? "luo.prepare:" : "kho.finalize:", "prepare again");
             add("kexec:", "kexec again");

@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include "machine/result.hpp"
+#include "sim/event_line.hpp"
 #include "sim/explore/server.hpp"
 #include "sim/explore/walk.hpp"
 
@@ -23,7 +24,7 @@ Json question(const std::vector<PlanJob>& jobs) {
     for (const PlanJob& job : jobs) {
         Json faults = Json::array();
         for (const PlannedFault& fault : job.faults) faults.push_back(fault.text());
-        plans.push_back({{"visits", job.record_visits}, {"faults", std::move(faults)}});
+        plans.push_back({{"visits", job.record_visits}, {"events", job.record_events}, {"faults", std::move(faults)}});
     }
     return plans;
 }
@@ -33,6 +34,7 @@ std::vector<PlanJob> jobs_of(const Json& plans) {
     for (const Json& json : plans) {
         PlanJob& job = jobs.emplace_back();
         job.record_visits = json.at("visits");
+        job.record_events = json.at("events");
         for (const auto& text : json.at("faults"))
             job.faults.push_back(parse_fault(text.get<std::string>()).value());
     }
@@ -57,10 +59,14 @@ PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const
     run.max_time_ns = options.max_virtual_ns;
     run.record_visits = job.record_visits;
     run.baseline = &options.baseline;
-    run.silent = true;
+    std::vector<std::string> lines;
+    run.silent = !job.record_events;
+    if (job.record_events) run.on_event = [&](const TraceEvent& event) { lines.push_back(event_line(event)); };
     run.private_memory = options.isolation == Isolation::inline_ && options.modules.empty() && scenario.modules.empty();
     try {
-        return outcome_of(scenario, run_scenario(scenario, run));
+        PlanOutcome outcome = outcome_of(scenario, run_scenario(scenario, run));
+        outcome.event_lines = std::move(lines);
+        return outcome;
     } catch (const UserError& error) {
         return outcome_of_failure("host", error.what());
     } catch (const std::exception& bug) {

@@ -21,7 +21,7 @@ namespace kexec_sim::sim {
 struct PlanJob {
     u64 id = 0;
     FaultPlan faults;
-    bool record_visits = false;
+    bool record_visits = false, record_events = false;
     bool fresh = false;  // in a run of its own, whatever the options say
 };
 

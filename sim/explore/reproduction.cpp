@@ -417,6 +417,7 @@ std::optional<Reproduction> reproduce(const Scenario& scenario, const Target& ta
                         {"index", result.executed_index},
                         {"left", result.left.script},
                         {"alive", result.left.alive},
+                        {"under_way", result.left.update_under_way},
                         {"generation", result.left.generation}};
         });
         const auto json = server.ask_and_wait({}, run_seconds_max);
@@ -424,7 +425,7 @@ std::optional<Reproduction> reproduce(const Scenario& scenario, const Target& ta
         RunResult result;
         result.executed = json->at("executed").get<std::vector<std::string>>();
         result.executed_index = json->at("index").get<std::vector<u32>>();
-        result.left = {json->at("left"), json->at("alive"), json->at("generation")};
+        result.left = {json->at("left"), json->at("alive"), json->at("under_way"), json->at("generation")};
         plain = plain_scenario(scenario, target.plan, result);
     }
     plain.base.modules.insert(plain.base.modules.end(), options.modules.begin(), options.modules.end());

@@ -1,5 +1,6 @@
 #include "sim/explore/walk.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "machine/result.hpp"
+#include "sim/event_line.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -42,6 +44,10 @@ public:
             const PlannedFault& last = jobs[i].faults.back();
             due_[last.point][last.match][last.visit].push_back(i);
         }
+        if (std::ranges::any_of(jobs, &PlanJob::record_events)) {
+            run_.silent = false;
+            run_.on_event = [this](const TraceEvent& event) { lines_.push_back(event_line(event)); };
+        }
         run_.on_machine = [this](FaultInjector& injector) {
             injector_ = &injector;
             injector.hook = this;
@@ -58,7 +64,8 @@ public:
                 return outcome_of_failure("simulator", bug.what());
             }
         };
-        const PlanOutcome end = run();
+        PlanOutcome end = run();
+        end.event_lines = std::move(lines_);
         if (out_ >= 0) answer(end);
         return std::move(outcomes_);
     }
@@ -157,6 +164,7 @@ private:
     RunOptions run_;
     std::vector<PlanOutcome> outcomes_;
     FaultInjector* injector_ = nullptr;
+    std::vector<std::string> lines_;
     std::map<FaultPoint, Due> due_;
     std::map<FaultPoint, u64> by_point_;
     std::map<std::pair<FaultPoint, std::string>, u64> by_name_;

@@ -125,5 +125,5 @@ TEST_CASE("every action that is tried can be carried out at its point, and is re
                 CHECK(again->text() == fault.text());
                 kinds.insert(action.kind);
             }
-    CHECK(kinds.size() == static_cast<std::size_t>(FaultKind::lie) + 1);
+    CHECK(kinds.size() == static_cast<std::size_t>(FaultKind::swap) + 1);
 }

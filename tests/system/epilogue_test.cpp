@@ -91,6 +91,20 @@ TEST_CASE("after a corruption only bounded decoding is demanded", "[epilogue]") 
     for (const auto& finding : result.findings) CHECK(finding.by_fault);
 }
 
+TEST_CASE("a chain that is a circle or leads astray, and parts that change places, are decoded within bounds",
+          "[epilogue]") {
+    for (const char* plan :
+         {"handover.map[chunk:0]#1=duplicate", "handover.map[chunk:0]#1=misdirect(0x1000)",
+          "handover.map[chunk:0]#1=misdirect(0x400000000000)", "handover.map[bitmap:0]#1=swap"}) {
+        INFO(plan);
+        const RunResult result = run_with(update(""), plan);
+        INFO(reasons(result));
+        CHECK(result.passed);
+        REQUIRE(result.faults.size() == 1);
+        CHECK(result.faults.front().fired);
+    }
+}
+
 TEST_CASE("a scenario's own steps replace the epilogue, and what they expect counts", "[epilogue]") {
     const char* fault = "luo.subsystem.prepare[b]#1=fail(ENOMEM)";
     const auto own = [](const char* steps) { return update("", std::string("under-faults: ") + steps + "\n"); };
