@@ -1,4 +1,5 @@
-// check_sane(): A1 to A3 of page_alloc.hpp, told to the referee where they do not hold.
+// check_sane(): A1 to A3 of page_alloc.hpp, told to the referee where they do not hold; and the law of allocation
+// accounting: for each site, pages handed out and restored, less those that came back, are the pages in use.
 #include <algorithm>
 
 #include "kernel-model/page_alloc_impl.hpp"

@@ -23,6 +23,7 @@ namespace kexec_sim::kho {
 namespace {
 
 constexpr std::string_view chunk_site_vmalloc = "kho.vmalloc_chunk";
+constexpr std::string_view block_site = "kho.vmalloc";
 constexpr u16 known_flags = abi::KHO_VMALLOC_ALLOC | abi::KHO_VMALLOC_HUGE_VMAP;
 
 }  // namespace
@@ -81,6 +82,8 @@ Result<VmallocDescriptor> Kho::State::describe_vmalloc(const VmallocArea& area, 
     const auto list_all = [&]() -> Result<> {
         TRY(list.add_chunk());
         for (const Pfn block : area.blocks) {
+            // kho_preserve_pages(), which can fail for each block.
+            TRY(machine.faults.check(FaultPoint::kho_preserve, block_site));
             TRY(preserve_range(pfn_range(block, area.order.pages())));
             ++preserved;
             TRY(list.add_block(block));

@@ -87,13 +87,16 @@ Profile parse_profile(const Node& node, const Scalars& scalars) {
 
 MutantSet parse_mutants(const Node& node, const Scalars& scalars) {
     std::vector<std::string_view> names;
-    for (const MutantInfo& info : mutants()) names.push_back(info.name);
+    for (const MutantInfo& info : mutants())
+        if (info.modelled()) names.push_back(info.name);
     MutantSet set;
     scalars.check_sequence(node, "mutants");
     for (const Node& item : node.items) {
+        if (const auto later = item.is_scalar() ? mutant_by_name(item.text) : std::nullopt;
+            later && !mutant_info(*later).modelled())
+            scalars.error(item.pos,
+                          fmt::format("{} is not modelled; it needs {}", item.text, mutant_info(*later).later));
         const MutantInfo& info = mutant_info(*mutant_by_name(scalars.choice(item, "mutants", names)));
-        if (!info.modelled())
-            scalars.error(item.pos, fmt::format("{} is not modelled; it needs {}", info.name, info.later));
         if (set.has(info.id)) scalars.error(item.pos, fmt::format("'{}' stands twice in 'mutants'", info.name));
         set.add(info.id);
     }

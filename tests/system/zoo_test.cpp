@@ -156,7 +156,7 @@ struct Search {
     const char* invariant;
 };
 constexpr Search searches[] = {
-    {"huge-area-cannot-be-undone", "mm.folio_alloc", "frame.accounted"},
+    {"huge-area-cannot-be-undone", "kho.preserve", "frame.accounted"},
     {"area-that-cannot-fail", "mm.folio_alloc", "loss.silent"},
     {"cleanup-never-needed", "kho.restore", "frame.once"},
     {"accounting-never-fails", "mm.shmem_account", "kernel.sane"},
