@@ -11,6 +11,7 @@ constexpr u64 low_limit = 4 * GiB;
 constexpr u64 fixed_bytes = 6 * MiB;       // text mappings, per-cpu areas, tables, below 4 GiB
 constexpr u64 trampoline_bytes = 8 * KiB;  // real mode, below 1 MiB
 constexpr u64 page_struct_bytes = 64;
+constexpr u64 early_section_pages = 128 * MiB / page_bytes;
 constexpr u64 hash_divisor = 512, hash_bytes_max = 256 * MiB;
 
 std::optional<FileView> show_file(void* context, u64 file_id) {
@@ -100,6 +101,8 @@ Result<> Kernel::set_shmem_policy(std::string_view policy) {
 }
 
 void Kernel::setup_memblock() {
+    // KB-08: with EFI the list of memory is built anew from the firmware's map, and flags that were set before are gone.
+    if (config.mutant(Mutant::kb08)) memblock.forget_memory();
     for (const MemoryMapEntry& entry : params.memory_map) {
         if (entry.type != MemoryType::ram) continue;
         // Whole frames only, split where a node ends.
@@ -182,7 +185,11 @@ void Kernel::setup_crash_range() {
 void Kernel::setup_page_allocator() {
     for (const MemblockRegion& region : memblock.memory())
         pages.add_memory({region.range.begin.pfn(), region.range.end.pfn()}, region.nid);
+    // KB-03: only the first section has its metadata now; the rest follows when hooks have marked preserved blocks in it.
+    if (config.mutant(Mutant::kb03))
+        pages.defer_metadata({Pfn{early_section_pages}, Pfn{machine.ram.bytes_max() >> page_shift}});
     for (const auto& hook : hooks.before_free_all) hook();
+    pages.init_deferred_metadata();
     memblock.set_scratch_only(false);
     memblock.for_each_free([this](PhysRange range, Nid) {
         const PfnRange frames{Pfn{align_up(range.begin.raw, page_bytes) >> page_shift}, range.end.pfn()};
@@ -194,6 +201,7 @@ void Kernel::setup_page_allocator() {
 void Kernel::run_initcalls() {
     for (const auto& level : hooks.initcall)
         for (const auto& call : level) call();
+    early_maps.check(log);
     for (const auto& hook : hooks.late_init) hook();
 }
 

@@ -26,12 +26,14 @@
 #include <vector>
 
 #include "kernel-model/boot_params.hpp"
+#include "kernel-model/early_map.hpp"
 #include "kernel-model/iommu/driver.hpp"
 #include "kernel-model/irq.hpp"
 #include "kernel-model/kexec.hpp"
 #include "kernel-model/kvm/kvm.hpp"
 #include "kernel-model/log.hpp"
 #include "kernel-model/memblock.hpp"
+#include "kernel-model/mutants.hpp"
 #include "kernel-model/page_alloc.hpp"
 #include "kernel-model/pci/pci.hpp"
 #include "kernel-model/reserve_mem.hpp"
@@ -48,6 +50,7 @@ struct KernelConfig {
     bool numa = true;
     CostModel cost;
     std::vector<std::string> without;
+    MutantSet mutants;                 // historical defects that it has
     std::vector<std::string> modules;  // shared objects loaded after boot
     u64 kernel_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
     bool crash_kernel = false;  // boots in the reserved range with KHO off
@@ -56,6 +59,7 @@ struct KernelConfig {
 
     /// Whether the kernel was built with a component ("memfd", "luo", "iommu", …).
     bool built_with(std::string_view component) const;
+    bool mutant(Mutant which) const { return mutants.has(which); }
 };
 
 /// Parses "key=value" and "key" words; the last early_param handler of a key wins. Quotes protect spaces.
@@ -118,6 +122,7 @@ public:
     Hooks hooks;
     KernelLog log;
     Memblock memblock;
+    EarlyMaps early_maps;
     PageAllocator pages;
     Vmalloc vmalloc;
     Vfs vfs;

@@ -56,6 +56,8 @@ public:
 
     /// RAM. What was added before keeps its flags, and its node unless it had none.
     void add(PhysRange range, Nid nid);
+    /// Drops the list of RAM, flags included; what is reserved stays so.
+    void forget_memory() { memory_.clear(); }
     /// Reserves exactly `range`; parts that are reserved already stay what they are.
     void reserve(PhysRange range, Nid nid, std::string_view site, bool kern = false);
     /// Blocks of 2^order pages that a handover keeps: reserved, metadata not initialised, order remembered.

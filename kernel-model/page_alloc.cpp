@@ -61,6 +61,9 @@ void PageAllocator::mark_preserved(Pfn pfn, u64 count, Order order, u64 private_
     meta.order = order;
     meta.refcount = 1;
     meta.private_data = private_data;
+    if (deferred_.overlaps(frames))
+        machine_.referee.kernel_insane(
+            fmt::format("page metadata of pfn {:#x} is written before it is initialised", frames.begin.raw), frames);
     const auto mark = [&](PfnRange part) {
         meta.cma = is_cma(part.begin);
         map_.set(part.begin, part.pages() >> meta.order.raw, meta);
@@ -86,6 +89,19 @@ void PageAllocator::mark_preserved(Pfn pfn, u64 count, Order order, u64 private_
     }
 }
 
+void PageAllocator::init_deferred_metadata() {
+    if (deferred_.empty()) return;
+    const PfnRange frames = std::exchange(deferred_, {});
+    impl_->cut_out(frames);
+    map_.for_each_run(frames, [&](Pfn begin, u64 blocks, const PageMeta& meta) {
+        PageMeta fresh;
+        fresh.state = PageState::reserved;
+        fresh.refcount = 1;
+        fresh.cma = meta.cma;
+        map_.set(begin, blocks << meta.order.raw, fresh);
+    });
+}
+
 // ---- allocation ----
 
 void PageAllocator::hand_out(PfnRange frames, const AllocRequest& request, bool cma) {
@@ -97,6 +113,7 @@ void PageAllocator::hand_out(PfnRange frames, const AllocRequest& request, bool 
     meta.site = impl_->site_number(request.site, request.frame_class);
     meta.refcount = 1;
     map_.set(frames.begin, frames.pages() >> request.order.raw, meta);
+    impl_->account(meta.site, static_cast<i64>(frames.pages()));
     impl_->touch(frames);
     machine_.ram.zero(frames.phys());
     machine_.referee.frames_handed_out(frames, request.site, request.frame_class);
@@ -183,6 +200,7 @@ std::vector<PfnRange> PageAllocator::take_pages(const AllocRequest& request, u64
 
 void PageAllocator::take_back(PfnRange frames) {
     if (poison_on_free) machine_.ram.fill_byte(frames.phys(), free_poison);
+    impl_->unaccount(frames);
     impl_->make_free(frames);
     machine_.referee.frames_returned(frames);
 }
@@ -203,6 +221,7 @@ std::string_view why_not_freed(const PageMeta& meta, Order order) {
     case PageState::folio: break;
     }
     if (meta.order != order) return "of another order";
+    if (meta.raw_tails) return "tail page with a reference, and without a head";
     if (meta.pins) return "pinned";
     if (meta.refcount != 1) return "nonzero _refcount";
     return {};

@@ -67,6 +67,10 @@ public:
     void add_memory(PfnRange frames, Nid nid);
     /// Gives frames to the allocator (memblock's free-all); CMA state follows the pageblocks marked before.
     void release_from_boot(PfnRange frames);
+    /// Deferred initialisation of page metadata: that of `frames` is poison until init_deferred_metadata(), which makes
+    /// reserved pages of them, whatever was written into it meanwhile. Writing into poison is told to the referee.
+    void defer_metadata(PfnRange frames) { deferred_ = frames; }
+    void init_deferred_metadata();
     /// Marks whole pageblocks as CMA; pages in them that are free or will be released belong to CMA.
     void mark_cma(PfnRange frames);
     /// Takes CMA away again (KHO disabled late); pages go on as ordinary ones.
@@ -102,9 +106,20 @@ public:
     /// Turns a preserved (or, blindly, any) block into an allocated folio of refcount 1: kho_restore_folio's last
     /// step. The caller has decided that it may; overlapping free blocks are torn out of the free lists with a
     /// WARN-free corruption exactly as a kernel that trusts the address would do (the referee sees it).
-    void adopt_folio(Folio folio, std::string_view site, FrameClass frame_class);
+    void adopt_folio(Folio folio, std::string_view site, FrameClass frame_class) {
+        adopt_folio(folio, site, frame_class, Adoption{});
+    }
     /// Frames become order-0 folios (kho_restore_pages).
-    void adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class);
+    void adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class) {
+        adopt_pages(frames, site, frame_class, Adoption{});
+    }
+    /// What whoever restores a block does for its metadata; a wrong kernel leaves some of it out.
+    struct Adoption {
+        bool tails = true;      // pages behind the first one
+        bool accounted = true;  // allocation accounting learns of the pages
+    };
+    void adopt_folio(Folio folio, std::string_view site, FrameClass frame_class, Adoption how);
+    void adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class, Adoption how);
     void set_class(PfnRange frames, std::string_view site, FrameClass frame_class);
     /// Moves movable pages that lie in CMA elsewhere, content, references and owner included; pinned ones stay.
     /// `site` is for the fault point. Runs of {from, to}; ENOMEM leaves all as it was.
@@ -141,11 +156,12 @@ private:
     std::vector<PfnRange> take_pages(const AllocRequest& request, u64 count, bool cma_allowed);
     void report_pages(std::span<const PfnRange> runs, std::string_view site);
     void take_back(PfnRange frames);
-    void adopt(PfnRange frames, Order order, std::string_view site, FrameClass frame_class);
+    void adopt(PfnRange frames, Order order, std::string_view site, FrameClass frame_class, Adoption how);
     void bad_page(Pfn pfn, std::string_view why);
     Machine& machine_;
     KernelLog& log_;
     PageMap map_;
+    PfnRange deferred_{};
 };
 
 /// kmalloc-like objects in RAM: `object_bytes` (a power of two, 8 to 4096) each, packed in order-0 slab pages. The

@@ -23,9 +23,18 @@ u16 PageAllocator::Impl::site_number(std::string_view name, FrameClass frame_cla
     const auto [number, fresh] = entry->second.try_emplace(frame_class, static_cast<u16>(sites.size()));
     if (fresh) {
         INVARIANT(sites.size() < 0xffff);
-        sites.push_back({std::string(name), frame_class});
+        sites.push_back({std::string(name), frame_class, 0});
     }
     return last_site = number->second;
+}
+
+void PageAllocator::Impl::unaccount(PfnRange frames) {
+    map.for_each_run(frames, [&](Pfn begin, u64 blocks, const PageMeta& meta) {
+        if (meta.state != PageState::folio) return;
+        const PfnRange run = pfn_range(begin, blocks << meta.order.raw);
+        const PfnRange part{std::max(run.begin, frames.begin), std::min(run.end, frames.end)};
+        account(meta.site, -static_cast<i64>(part.pages()));
+    });
 }
 
 std::size_t PageAllocator::Impl::node_number(Nid nid) {

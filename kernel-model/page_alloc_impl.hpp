@@ -15,7 +15,7 @@
 namespace kexec_sim {
 
 struct PageAllocator::Impl {
-    explicit Impl(PageMap& page_map) : map(page_map) { sites.push_back({"boot", FrameClass::kernel}); }
+    explicit Impl(PageMap& page_map) : map(page_map) { sites.push_back({"boot", FrameClass::kernel, 0}); }
 
     struct Node {
         Nid nid;
@@ -33,6 +33,8 @@ struct PageAllocator::Impl {
     struct Site {
         std::string name;
         FrameClass frame_class;
+        /// Allocation accounting: pages that were handed out and restored, less those that came back.
+        i64 live = 0;
     };
 
     PageMap& map;
@@ -48,6 +50,9 @@ struct PageAllocator::Impl {
     std::vector<PfnRange> touched;
     static constexpr std::size_t touched_max = 256;
 
+    void account(u16 site, i64 pages) { sites[site].live += pages; }
+    /// Pages of the range that are in use leave the accounts.
+    void unaccount(PfnRange frames);
     u16 site_number(std::string_view name, FrameClass frame_class);
     std::size_t node_number(Nid nid);
     void add_span(PfnRange frames, Nid nid);

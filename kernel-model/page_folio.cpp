@@ -41,7 +41,10 @@ void PageAllocator::unpin_pages(PfnRange frames) {
 void PageAllocator::set_class(PfnRange frames, std::string_view site, FrameClass frame_class) {
     map_.for_each_run(frames, [&](Pfn begin, u64 blocks, PageMeta meta) {
         if (meta.state != PageState::folio) return;
+        const i64 pages = static_cast<i64>(blocks << meta.order.raw);
+        impl_->account(meta.site, -pages);
         meta.site = impl_->site_number(site, frame_class);
+        impl_->account(meta.site, pages);
         map_.set(begin, blocks, meta);
     });
     machine_.referee.frames_become(frames, frame_class);
@@ -49,16 +52,16 @@ void PageAllocator::set_class(PfnRange frames, std::string_view site, FrameClass
 
 // ---- restore ----
 
-void PageAllocator::adopt_folio(Folio folio, std::string_view site, FrameClass frame_class) {
+void PageAllocator::adopt_folio(Folio folio, std::string_view site, FrameClass frame_class, Adoption how) {
     // Heads are aligned; what is not can only be single frames.
-    adopt(folio.frames(), folio.aligned() ? folio.order : Order{0}, site, frame_class);
+    adopt(folio.frames(), folio.aligned() ? folio.order : Order{0}, site, frame_class, how);
 }
 
-void PageAllocator::adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class) {
-    adopt(frames, Order{0}, site, frame_class);
+void PageAllocator::adopt_pages(PfnRange frames, std::string_view site, FrameClass frame_class, Adoption how) {
+    adopt(frames, Order{0}, site, frame_class, how);
 }
 
-void PageAllocator::adopt(PfnRange frames, Order order, std::string_view site, FrameClass frame_class) {
+void PageAllocator::adopt(PfnRange frames, Order order, std::string_view site, FrameClass frame_class, Adoption how) {
     if (frames.empty()) return;
     std::vector<PfnRange> present;
     map_.for_each_run(frames, [&](Pfn begin, u64 blocks, const PageMeta& meta) {
@@ -77,12 +80,16 @@ void PageAllocator::adopt(PfnRange frames, Order order, std::string_view site, F
     meta.order = whole ? order : Order{0};
     meta.site = impl_->site_number(site, frame_class);
     meta.refcount = 1;
+    meta.raw_tails = !how.tails && meta.order.raw > 0;
     for (const PfnRange& part : present) {
+        impl_->unaccount(part);
         impl_->cut_out(part);
         meta.cma = is_cma(part.begin);
         map_.set(part.begin, part.pages() >> meta.order.raw, meta);
+        if (how.accounted) impl_->account(meta.site, static_cast<i64>(part.pages()));
         impl_->touch(part);
         machine_.referee.frames_become(part, frame_class);
+        machine_.referee.pages_adopted(part, meta.order, !meta.raw_tails);
     }
 }
 

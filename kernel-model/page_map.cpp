@@ -17,7 +17,7 @@ constexpr u64 section_begin(u64 pfn) { return align_down(pfn, section_pages); }
 
 std::size_t PageMap::MetaHash::operator()(const PageMeta& meta) const {
     u64 hash = static_cast<u64>(meta.state) | u64{meta.order.raw} << 8 | u64{meta.cma} << 16 |
-               u64{meta.movable} << 17 | u64{meta.site} << 32;
+               u64{meta.movable} << 17 | u64{meta.raw_tails} << 18 | u64{meta.site} << 32;
     const auto mix = [&hash](u64 value) { hash = (hash ^ value) * 0x9e37'79b9'7f4a'7c15; };
     mix(static_cast<u32>(meta.refcount) | u64{meta.pins} << 32);
     mix(meta.private_data);

@@ -46,6 +46,8 @@ struct PageMeta {
     Order order;       // of the block; of a free one only as PageAllocator::block() answers
     bool cma = false;  // allocated from or lying in a CMA pageblock
     bool movable = false;
+    /// Of a folio: its tail pages still are as boot left them, with a reference of their own and no link to the head.
+    bool raw_tails = false;
     u16 site = 0;      // index of the allocation site (PageAllocator::site_name)
     i32 refcount = 0;  // of the head; a reserved page has 1
     u32 pins = 0;

@@ -49,6 +49,7 @@ Result<u64> ShmemFile::write(u64 offset, std::span<const std::byte> data) {
     const u64 end =
         filled.error == Errno::ok ? offset + permitted : std::min(offset + permitted, filled.end << page_shift);
 
+    unused_.erase({Pfn{begin}, Pfn{pages_for(end)}});
     for (u64 at = offset; at < end;) {
         const FileExtent& extent = *first_after(page_index(at));
         const u64 in_extent = at - (extent.index << page_shift);

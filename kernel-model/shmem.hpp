@@ -34,6 +34,7 @@
 #include <span>
 #include <vector>
 
+#include "kernel-model/frame_set.hpp"
 #include "kernel-model/page_alloc.hpp"
 #include "kernel-model/vfs.hpp"
 
@@ -75,7 +76,8 @@ public:
     bool frozen() const { return frozen_; }
     /// memfd_pin_folios(): fills holes below the size, moves pages out of CMA and pins all. EINVAL for size 0; ENOMEM.
     /// Pins nest: a file preserved under two tokens is pinned twice, and unpin_all() takes back the older pin.
-    Result<> pin_all();
+    /// `pages_max`: no page from there on.
+    Result<> pin_all(u64 pages_max = ~u64{0});
     void unpin_all();
     bool pinned() const { return !pins_.empty(); }
     std::span<const FileExtent> extents() const { return extents_; }  // ascending by index
@@ -91,6 +93,12 @@ public:
     FileView view() const { return {id(), size_, pos, extents_}; }
     /// Puts frames that already are folios of ours at `index` (a restored file). EEXIST if something is there.
     Result<> insert_pages(u64 index, PfnRange frames);
+    /// Blocks that insert_pages() has added are charged to the inode. Fault point mm.shmem_account.
+    Result<> account_pages(u64 pages);
+    /// Takes pages out of the file again; they stay the caller's.
+    void take_out_pages(u64 index, u64 pages);
+    /// Whether the page was ever written, or only put into a hole by pin_all(): not "up to date" as long as nobody does.
+    bool up_to_date(u64 index) const { return unused_.next_member({Pfn{index}, Pfn{index + 1}}) != Pfn{index}; }
     /// Sets the size without touching pages (a restored file).
     void set_size(u64 size) { size_ = size; }
     /// Drops every page (the file's end).
@@ -127,6 +135,8 @@ private:
     u64 size_ = 0;
     bool frozen_ = false;
     std::vector<FileExtent> extents_;
+    /// Indexes of pages that are not up to date.
+    FrameSet unused_;
     /// What each pin_all() that is not yet undone pinned, oldest first.
     std::vector<std::vector<PfnRange>> pins_;
     /// Frames that left the file while pinned: freed when the last pin goes.

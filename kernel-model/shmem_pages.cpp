@@ -228,6 +228,20 @@ Result<> ShmemFile::insert_pages(u64 index, PfnRange frames) {
     return {};
 }
 
+Result<> ShmemFile::account_pages(u64) { return kernel_.machine.faults.check(FaultPoint::mm_shmem_account, site); }
+
+void ShmemFile::take_out_pages(u64 index, u64 pages) {
+    std::vector<FileExtent> kept;
+    const auto keep = [&](const FileExtent& extent, u64 begin, u64 end) {
+        if (begin < end) kept.push_back({begin, extent.pfn + (begin - extent.index), end - begin});
+    };
+    for (const FileExtent& extent : extents_) {
+        keep(extent, extent.index, std::min(end_of(extent), std::max(index, extent.index)));
+        keep(extent, std::max(extent.index, std::min(index + pages, end_of(extent))), end_of(extent));
+    }
+    extents_ = std::move(kept);
+}
+
 Result<u64> ShmemFile::migrate() {
     std::vector<FileExtent> after;
     u64 moved = 0;
@@ -249,15 +263,20 @@ Result<u64> ShmemFile::migrate() {
     return moved;
 }
 
-Result<> ShmemFile::pin_all() {
+Result<> ShmemFile::pin_all(u64 pages_max) {
     if (hugetlb || size_ == 0) return fail(Errno::einval);  // [0, size - 1] ends before it starts
-    const u64 end = align_up(size_, page_bytes) >> page_shift;
+    const u64 end = std::min(align_up(size_, page_bytes) >> page_shift, pages_max);
+    const std::vector<FileExtent> before = holes(0, end);
     const Filled filled = fill_holes(0, end);
+    for (const FileExtent& hole : before)
+        if (hole.index < filled.end)
+            unused_.insert({Pfn{hole.index}, Pfn{std::min(hole.index + hole.pages, filled.end)}});
     if (filled.error != Errno::ok) return fail(filled.error);
     const u64 moved = TRY(migrate());
     std::vector<PfnRange> pinned_now;
     for (const FileExtent& extent : extents_) {
-        const PfnRange frames = frames_of(extent);
+        if (extent.index >= end) break;
+        const PfnRange frames = pfn_range(extent.pfn, std::min(extent.pages, end - extent.index));
         kernel_.pages.pin_pages(frames);
         pinned_now.push_back(frames);
     }

@@ -21,6 +21,18 @@ void tell_failure(Machine& machine, std::string_view name, PhysAddr phys, std::s
     machine.trace.emit(Layer::kho, name, {{"phys", phys}, {"who", who}, result_field(result)});
 }
 
+/// The frames of an area, in the order of its addresses.
+std::vector<PfnRange> frames_of(const VmallocArea& area) {
+    std::vector<PfnRange> frames;
+    for (const Pfn block : area.blocks) {
+        if (!frames.empty() && frames.back().end == block)
+            frames.back().end = block + area.order.pages();
+        else
+            frames.push_back(pfn_range(block, area.order.pages()));
+    }
+    return frames;
+}
+
 }  // namespace
 
 // --- preserve
@@ -138,6 +150,7 @@ Result<VmallocDescriptor> Kho::preserve_vmalloc(const VmallocArea& area, std::st
                            {hex_field("address", area.address), {"who", who}, result_field(result)});
         return fail(result.error());
     }
+    machine.referee.area_preserved(descriptor.first_chunk.pfn(), frames_of(area));
     for (const Pfn block : area.blocks) {
         machine.referee.kho_preserved({pfn_range(block, area.order.pages()), std::nullopt, who, metadata});
         machine.trace.range(Layer::kho, "kho.preserve", block, area.order, 1, who);
@@ -156,7 +169,7 @@ Result<> Kho::unpreserve_folio(Folio folio, std::string_view who) {
     if (!state_->configured || !state_->edition.unpreserve) return not_exported();
     if (state_->finalized) return fail(Errno::ebusy);
     Machine& machine = state_->machine;
-    state_->tracking.clear(folio.pfn, folio.order);
+    state_->tracking.clear_range(folio.frames());
     machine.referee.kho_unpreserved(folio.frames(), who);
     machine.trace.range(Layer::kho, "kho.unpreserve", folio.pfn, folio.order, 1, who);
     return {};
@@ -244,7 +257,10 @@ Result<const VmallocArea*> Kho::restore_vmalloc(const VmallocDescriptor& descrip
         return fail(fault.error());
     }
     auto area = state_->rebuild_vmalloc(descriptor, who, frame_class);
-    if (!area) state_->tell_lost_vmalloc(descriptor, who);
+    if (area)
+        machine.referee.area_restored(descriptor.first_chunk.pfn(), frames_of(**area), who);
+    else
+        state_->tell_lost_vmalloc(descriptor, who);
     return area;
 }
 

@@ -30,12 +30,25 @@ namespace kexec_sim::kho {
 
 namespace {
 
-/// early_memremap() has 64 slots of a page.
-constexpr u64 early_map_bytes_max = 256 * KiB;
+/// early_memremap() and, when it goes, early_memunmap().
+class EarlyMapping {
+public:
+    EarlyMapping(Kernel& kernel, u64 phys, u64 bytes)
+        : maps_(kernel.early_maps),
+          mapped_(kernel.machine.ram.contains(PhysAddr{phys}, bytes) && maps_.map(bytes)) {}
+    ~EarlyMapping() {
+        if (mapped_) maps_.unmap();
+    }
+    EarlyMapping(const EarlyMapping&) = delete;
+    EarlyMapping& operator=(const EarlyMapping&) = delete;
+    explicit operator bool() const { return mapped_; }
+    /// Nobody will take it down.
+    void forget() { mapped_ = false; }
 
-bool mappable(const PhysicalMemory& ram, u64 phys, u64 bytes) {
-    return bytes > 0 && bytes <= early_map_bytes_max && ram.contains(PhysAddr{phys}, bytes);
-}
+private:
+    EarlyMaps& maps_;
+    bool mapped_;
+};
 
 /// Why a handover was refused: the line that says so, without prefix, and the errno of the line after it.
 struct Refusal {
@@ -52,11 +65,11 @@ Refusal invalid_tree(u64 fdt, int code) {
     return {fmt::format("setup: handover FDT ({:#x}) is invalid: {}", fdt, code), Errno::einval};
 }
 
-std::optional<Refusal> check_tree(Machine& machine, const abi::kho_data& data) {
+std::optional<Refusal> check_tree(Machine& machine, const abi::kho_data& data, bool mapped) {
     if (const auto fault = machine.faults.check(FaultPoint::boot_populate); !fault)
         return fault.error() == Errno::efault ? unmappable_tree(data.fdt_addr)
                                               : invalid_tree(data.fdt_addr, -static_cast<int>(fault.error()));
-    if (!mappable(machine.ram, data.fdt_addr, data.fdt_size)) return unmappable_tree(data.fdt_addr);
+    if (!mapped) return unmappable_tree(data.fdt_addr);
     const auto tree = FdtReader::open(machine.ram, PhysAddr{data.fdt_addr}, data.fdt_size);
     if (!tree) return invalid_tree(data.fdt_addr, tree.error());
     if (const int code = tree->check_compatible(FdtReader::root, abi::KHO_FDT_COMPATIBLE)) {
@@ -112,7 +125,8 @@ namespace {
 /// The scratch array into memblock; `areas` gets what was flagged, also where a later area is refused.
 std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, std::vector<PhysRange>& areas) {
     const PhysicalMemory& ram = kernel.machine.ram;
-    if (!mappable(ram, data.scratch_addr, data.scratch_size)) {
+    const EarlyMapping array(kernel, data.scratch_addr, data.scratch_size);
+    if (!array) {
         REACHED("kho.populate.scratch_unmappable");
         return Refusal{fmt::format("setup: failed to memremap scratch (phys={:#x}, len={})", data.scratch_addr,
                                    static_cast<i64>(data.scratch_size)),
@@ -171,7 +185,8 @@ void Kho::State::populate() {
     std::memcpy(&data, passed->payload.data(), sizeof data);
 
     std::vector<PhysRange> areas;
-    std::optional<Refusal> refusal = check_tree(machine, data);
+    EarlyMapping tree(kernel, data.fdt_addr, data.fdt_size);
+    std::optional<Refusal> refusal = check_tree(machine, data, static_cast<bool>(tree));
     if (!refusal) refusal = adopt_scratch(kernel, data, areas);
     if (refusal) {
         REACHED("kho.populate.refused");
@@ -182,6 +197,7 @@ void Kho::State::populate() {
         machine.referee.handover_refused(refusal->line);
         return;
     }
+    if (kernel.config.mutant(Mutant::kb_earlymap)) tree.forget();  // KB-earlymap
     scratch = std::move(areas);
     scratch_array = phys_range(PhysAddr{data.scratch_addr}, data.scratch_size);
     kernel.memblock.reserve(scratch_array, nid_none, scratch_array_site);

@@ -49,8 +49,12 @@ void Kho::State::attach_load() {
         if (!enabled || crash) return std::nullopt;
         return scratch;
     };
-    policy.extra = [this](bool crash) -> ExtraSegments {
-        if (!enabled || crash || (edition.load_requires_finalized && !finalized)) return {};
+    const auto refuses = [this] {
+        if (kernel.config.mutant(Mutant::kb04)) return false;  // KB-04
+        return edition.load_requires_finalized && !finalized;
+    };
+    policy.extra = [this, refuses](bool crash) -> ExtraSegments {
+        if (!enabled || crash || refuses()) return {};
         KexecSegment segment;
         segment.name = segment_name;
         segment.bytes = scratch.size() * sizeof(abi::kho_scratch);

@@ -45,6 +45,13 @@ Result<Order> Kho::State::marker_order(Pfn pfn) {
     return Order{static_cast<unsigned>(marker)};
 }
 
+PageAllocator::Adoption Kho::State::adoption() const {
+    PageAllocator::Adoption how;
+    how.tails = !kernel.config.mutant(Mutant::kb01);      // KB-01
+    how.accounted = !kernel.config.mutant(Mutant::kb13);  // KB-13
+    return how;
+}
+
 Result<Folio> Kho::State::restore_block(Pfn pfn, std::string_view who, FrameClass frame_class) {
     const auto order = marker_order(pfn);
     if (!order) {
@@ -56,7 +63,7 @@ Result<Folio> Kho::State::restore_block(Pfn pfn, std::string_view who, FrameClas
     // Told first: from adopt_folio() on the frames have an owner.
     kernel.machine.referee.kho_restored(folio, who);
     kernel.machine.trace.range(Layer::kho, "kho.restore", pfn, *order, 1, who);
-    kernel.pages.adopt_folio(folio, who, frame_class);
+    kernel.pages.adopt_folio(folio, who, frame_class, adoption());
     return folio;
 }
 
@@ -66,7 +73,7 @@ Result<> Kho::State::restore_singles(PfnRange pages, std::string_view who, Frame
     for (Pfn pfn = good.begin; pfn < good.end; pfn = pfn + 1) machine.referee.kho_restored({pfn, Order{0}}, who);
     if (!good.empty()) {
         machine.trace.range(Layer::kho, "kho.restore", good.begin, Order{0}, good.pages(), who);
-        kernel.pages.adopt_pages(good, who, frame_class);
+        kernel.pages.adopt_pages(good, who, frame_class, adoption());
     }
     next = good.end;
     if (good == pages) return {};
@@ -84,9 +91,13 @@ Result<PfnRange> Kho::State::restore_range(PfnRange range, std::string_view who,
             return fail(marked.error());
         }
         const Folio folio{pfn, *marked};
-        kernel.machine.referee.kho_restored(folio, who);
+        kernel.machine.referee.kho_restored(folio, who, true);
         kernel.machine.trace.range(Layer::kho, "kho.restore", pfn, *marked, 1, who);
-        kernel.pages.adopt_pages(folio.frames(), who, frame_class);
+        // KB-09: that pages were asked for makes no difference.
+        if (kernel.config.mutant(Mutant::kb09))
+            kernel.pages.adopt_folio(folio, who, frame_class, adoption());
+        else
+            kernel.pages.adopt_pages(folio.frames(), who, frame_class, adoption());
         pfn = pfn + order.pages();
     }
     return range;

@@ -40,10 +40,12 @@ Sizes sizes_without_node(Kernel& kernel, const ScratchParams& params) {
     const Memblock& memblock = kernel.memblock;
     const u64 low = percent_of(memblock.reserved_kern_bytes(PhysAddr{4 * GiB - 1}, std::nullopt), params.scale);
     const u64 all = percent_of(memblock.reserved_kern_bytes(PhysAddr{~u64{0}}, std::nullopt), params.scale);
+    // KB-align: whole pages will do.
+    const u64 align = kernel.config.mutant(Mutant::kb_align) ? page_bytes : scratch_align;
     Sizes sizes;
-    sizes.lowmem = align_up(low, scratch_align);
+    sizes.lowmem = align_up(low, align);
     if (all >= sizes.lowmem) {
-        sizes.global = align_up(all - sizes.lowmem, scratch_align);
+        sizes.global = align_up(all - sizes.lowmem, align);
     } else {
         // Where all memory lies below 4 GiB: lowmem was rounded up, and the rest is less than nothing.
         kernel.machine.trace.emit(Layer::kho, "kho.scratch_clamped",

@@ -76,6 +76,13 @@ Result<SerializedMap> serialize_map(Kernel& kernel, const Edition& edition, cons
 }
 
 void free_map(Kernel& kernel, SerializedMap& map) {
+    if (kernel.config.mutant(Mutant::kb12)) {
+        // KB-12: chunks once were slab objects, and here they still are.
+        SlabCache slab(kernel.pages, kernel.machine, page_bytes, "kmalloc-4k", FrameClass::slab);
+        for (const Pfn chunk : map.chunks) slab.free(chunk.phys());
+        map.chunks.clear();
+        return;
+    }
     for (const Pfn chunk : map.chunks) kernel.pages.free_folio({chunk, Order{0}});
     map.chunks.clear();
 }

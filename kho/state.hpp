@@ -73,6 +73,8 @@ struct Kho::State {
     bool warned_about_marker = false;
     /// What the marker of the page says; ENOENT where the kernel would return NULL.
     Result<Order> marker_order(Pfn pfn);
+    /// How restored pages are set up.
+    PageAllocator::Adoption adoption() const;
     Result<Folio> restore_block(Pfn pfn, std::string_view who, FrameClass frame_class);
     /// Single preserved pages, each with its visit of the fault point; `next` gets the first that was not restored.
     Result<> restore_singles(PfnRange pages, std::string_view who, FrameClass frame_class, Pfn& next);

@@ -1,4 +1,5 @@
 #include "kho/tracking.hpp"
+#include "kernel-model/loop_guard.hpp"
 #include "machine/reached.hpp"
 
 #include <algorithm>
@@ -54,9 +55,13 @@ Result<Tracking::Bitmap> Tracking::create(Order order, u64 index) {
     OrderIndex& bitmaps = orders_[order.raw];
     if (!bitmaps.used()) {
         TRY(faults.check(FaultPoint::kho_track, "order"));
+        // KB-02: zeroed memory will do.
+        if (!kernel_.config.mutant(Mutant::kb02)) bitmaps.lock.init();
         const u64 blocks = (kernel_.machine.ram.bytes_max() >> page_shift) >> order.raw;
         bitmaps.in_ram.resize((blocks >> bits_shift_) + 1);
     }
+    bitmaps.lock.acquire(kernel_.machine, kernel_.log, kernel_.config.debug,
+                         fmt::format("the bitmaps of order {}", static_cast<unsigned>(order.raw)));
     TRY(faults.check(FaultPoint::kho_track, "bitmap"));
     const Bitmap fresh = TRY(new_bitmap());
     ++bitmaps_;
@@ -117,11 +122,13 @@ Result<> Tracking::set_range(PfnRange range) {
     return {};
 }
 
-void Tracking::clear(Pfn pfn, Order order) {
+bool Tracking::clear(Pfn pfn, Order order) {
     settle();
     const u64 block = pfn.raw >> order.raw;
     const Bitmap bitmap = find(order, block >> bits_shift_);
-    if (bitmap.words) bitmap.words[(block & bits_mask_) >> 6] &= ~(u64{1} << (block & 63));
+    if (!bitmap.words) return false;
+    bitmap.words[(block & bits_mask_) >> 6] &= ~(u64{1} << (block & 63));
+    return true;
 }
 
 void Tracking::clear_pages(PfnRange run) {
@@ -130,9 +137,12 @@ void Tracking::clear_pages(PfnRange run) {
 
 // Split anew from the range's own ends: only the same range as was set hits the same blocks.
 void Tracking::clear_range(PfnRange range) {
+    LoopGuard guard(kernel_.log, "__kho_unpreserve", range.pages());
     for (Pfn pfn = range.begin; pfn < range.end;) {
+        guard.turn();
         const Order order = split_order(pfn, range.end);
-        clear(pfn, order);
+        // KB-07: what is not tracked is passed over, but the loop stays where it is.
+        if (!clear(pfn, order) && kernel_.config.mutant(Mutant::kb07)) continue;
         pfn = pfn + order.pages();
     }
 }

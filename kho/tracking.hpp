@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/init_lock.hpp"
 #include "kernel-model/kernel.hpp"
 #include "kho/abi/kho_v1.hpp"
 #include "kho/edition.hpp"
@@ -71,8 +72,8 @@ public:
     /// Splits the range into blocks and sets each. A failed call clears the blocks that it has set.
     Result<> set_range(PfnRange range);
 
-    /// Clears the block's bit, if it is set.
-    void clear(Pfn pfn, Order order);
+    /// Clears the block's bit, if it is set. False: there is no bitmap that could have it.
+    bool clear(Pfn pfn, Order order);
     void clear_pages(PfnRange run);
     /// Splits the range as set_range() does and clears each block.
     void clear_range(PfnRange range);
@@ -126,6 +127,7 @@ private:
     struct OrderIndex {
         std::vector<Bitmap> in_ram;
         std::map<u64, Bitmap> beyond_ram;
+        InitLock lock;
         bool used() const { return !in_ram.empty(); }
     };
     static constexpr u64 no_index = ~u64{0};

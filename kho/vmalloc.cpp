@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/bounded_view.hpp"
 #include "kho/state.hpp"
 
 namespace kexec_sim::kho {
@@ -22,6 +23,7 @@ namespace kexec_sim::kho {
 namespace {
 
 constexpr std::string_view chunk_site_vmalloc = "kho.vmalloc_chunk";
+constexpr std::string_view block_site = "kho.vmalloc";
 constexpr u16 known_flags = abi::KHO_VMALLOC_ALLOC | abi::KHO_VMALLOC_HUGE_VMAP;
 
 }  // namespace
@@ -80,6 +82,8 @@ Result<VmallocDescriptor> Kho::State::describe_vmalloc(const VmallocArea& area, 
     const auto list_all = [&]() -> Result<> {
         TRY(list.add_chunk());
         for (const Pfn block : area.blocks) {
+            // kho_preserve_pages(), which can fail for each block.
+            TRY(machine.faults.check(FaultPoint::kho_preserve, block_site));
             TRY(preserve_range(pfn_range(block, area.order.pages())));
             ++preserved;
             TRY(list.add_block(block));
@@ -90,6 +94,11 @@ Result<VmallocDescriptor> Kho::State::describe_vmalloc(const VmallocArea& area, 
         VmallocArea done = area;
         done.blocks.resize(preserved);
         forget_vmalloc(done, chunks);
+        // KB-11: the error was never put into what is returned.
+        if (kernel.config.mutant(Mutant::kb11)) {
+            chunks.clear();
+            return VmallocDescriptor{};
+        }
         return fail(listed.error());
     }
     VmallocDescriptor descriptor;
@@ -101,7 +110,9 @@ Result<VmallocDescriptor> Kho::State::describe_vmalloc(const VmallocArea& area, 
 }
 
 void Kho::State::forget_vmalloc(const VmallocArea& area, std::span<const Pfn> chunks) {
-    for (const Pfn block : area.blocks) tracking.clear_range(pfn_range(block, area.order.pages()));
+    // KB-06: one page each, whatever the order of the blocks.
+    const u64 pages = kernel.config.mutant(Mutant::kb06) ? 1 : area.order.pages();
+    for (const Pfn block : area.blocks) tracking.clear_range(pfn_range(block, pages));
     for (const Pfn chunk : chunks) {
         tracking.clear_range(pfn_range(chunk, 1));
         kernel.pages.free_folio({chunk, Order{0}});
@@ -134,8 +145,11 @@ Result<const VmallocArea*> Kho::State::rebuild_vmalloc(const VmallocDescriptor& 
     std::vector<Pfn> blocks;
     for (PhysAddr chunk = descriptor.first_chunk; chunk.raw != 0;) {
         if (!chunk.page_aligned() || !ram.contains(chunk, page_bytes)) return fail(Errno::enoent);
-        const auto content = ram.read<abi::kho_vmalloc_chunk>(chunk);
-        for (const u64 phys : content.phys) {
+        const BoundedView content(machine, phys_range(chunk, page_bytes), "a chunk of a vmalloc area");
+        // KB-05: only a zero ends the list, and a full chunk has none.
+        const u64 entries = kernel.config.mutant(Mutant::kb05) ? ~u64{0} : abi::vmalloc_chunk_entries;
+        for (u64 i = 0; i < entries; ++i) {
+            const u64 phys = content.read<u64>(offsetof(abi::kho_vmalloc_chunk, phys) + i * sizeof(u64));
             if (phys == 0) break;
             if ((blocks.size() + 1) * order.pages() > descriptor.total_pages) return fail(Errno::enoent);
             if (!ram.contains(PhysAddr{phys}, order.bytes())) return fail(Errno::enoent);
@@ -149,13 +163,22 @@ Result<const VmallocArea*> Kho::State::rebuild_vmalloc(const VmallocDescriptor& 
             }
             blocks.push_back(block);
         }
+        const PhysAddr next{content.read<u64>(offsetof(abi::kho_vmalloc_chunk, next))};
         // A chunk that was restored has lost its marker, so a chain in a circle ends here at the latest.
         TRY(restore_range(pfn_range(chunk.pfn(), 1), who, FrameClass::kho));
         kernel.pages.free_pages(pfn_range(chunk.pfn(), 1));
-        chunk = PhysAddr{content.next};
+        chunk = next;
     }
     if (blocks.empty() || blocks.size() * order.pages() != descriptor.total_pages) return fail(Errno::enoent);
-    const auto area = kernel.vmalloc.map(std::move(blocks), order, descriptor.total_pages * page_bytes, who,
+    Order mapped = order;
+    if (kernel.config.mutant(Mutant::kb10) && order.raw > 0) {
+        // KB-10: the pages of a block are entered one by one, without their number in it.
+        std::vector<Pfn> pages;
+        for (const Pfn block : blocks) pages.insert(pages.end(), order.pages(), block);
+        blocks = std::move(pages);
+        mapped = Order{0};
+    }
+    const auto area = kernel.vmalloc.map(std::move(blocks), mapped, descriptor.total_pages * page_bytes, who,
                                          descriptor.flags & abi::KHO_VMALLOC_HUGE_VMAP);
     if (!area) return fail(Errno::enoent);
     return *area;

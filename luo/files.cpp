@@ -128,17 +128,20 @@ Result<> Files::preserve(Agent& caller, i32 fd, u64 token) {
 Result<> Files::unpreserve(u64 token) {
     const ReadGuard state_guard(orchestrator_.state_lock());
     if (!orchestrator_.normal_or_updated()) return fail(Errno::ebusy);
-    const auto at = outgoing_.find(token);
+    auto at = outgoing_.find(token);
+    // KB-iterator: the search has ended, and what it looked at last is taken for what was found.
+    if (at == outgoing_.end() && kernel_.config.mutant(Mutant::kb_iterator) && !outgoing_.empty())
+        at = std::prev(outgoing_.end());
     if (at == outgoing_.end()) {
         REACHED("luo.unpreserve.unknown_token");
         log(LogLevel::warn, fmt::format("Failed to unregister: token {} not found.", token));
         return fail(Errno::enoent);
     }
-    remove(at);
+    remove(at, token);
     return {};
 }
 
-void Files::remove(Records::iterator at) {
+void Files::remove(Records::iterator at, u64 asked) {
     const u64 token = at->first;
     Record& record = at->second;
     if (record.state != LuoState::normal) {
@@ -147,12 +150,12 @@ void Files::remove(Records::iterator at) {
     }
     FileRef file = std::move(record.file);
     outgoing_.erase(at);
-    kernel_.machine.referee.file_unpreserved(token);
+    kernel_.machine.referee.file_unpreserved(asked);
     kernel_.vfs.put(std::move(file));
 }
 
 void Files::drop_outgoing() {
-    while (!outgoing_.empty()) remove(outgoing_.begin());
+    while (!outgoing_.empty()) remove(outgoing_.begin(), outgoing_.begin()->first);
 }
 
 Result<LuoState> Files::file_state(u64 token, bool incoming) {

@@ -112,7 +112,8 @@ private:
     void finish_one(u64 token, Record& record);
     void cancel_before(u64 token);
     Result<> commit();
-    void remove(Records::iterator at);
+    /// `asked`: the token that whoever wants it gone has named.
+    void remove(Records::iterator at, u64 asked);
 
     // luo/files_incoming.cpp
     void rebuild();

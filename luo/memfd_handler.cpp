@@ -50,11 +50,11 @@ Result<> MemfdHandler::prepare(File& file, u64& data) {
         return fail(error);
     };
     memfd.freeze_mapping();
-    if ((memfd.size() + page_bytes - 1) >> page_shift > abi::memfd_pages_max) {
+    if (page_count(memfd) > abi::memfd_pages_max) {
         REACHED("luo.memfd.too_large");
         return thaw_and_fail(Errno::e2big);
     }
-    if (const auto pinned = memfd.pin_all(); !pinned) {
+    if (const auto pinned = memfd.pin_all(page_count(memfd)); !pinned) {
         REACHED("luo.memfd.not_pinned");
         return thaw_and_fail(pinned.error());
     }
@@ -64,6 +64,21 @@ Result<> MemfdHandler::prepare(File& file, u64& data) {
     }
     ++tokens_[memfd.id()];
     return {};
+}
+
+u64 MemfdHandler::page_count(const ShmemFile& memfd) const {
+    const u64 pages = (memfd.size() + page_bytes - 1) >> page_shift;
+    return kernel_.config.mutant(Mutant::kb18) ? static_cast<u32>(pages) : pages;  // KB-18
+}
+
+std::vector<ShmemFile::FolioRun> MemfdHandler::runs_of(const ShmemFile& memfd) const {
+    std::vector<ShmemFile::FolioRun> runs = memfd.folio_runs();
+    const u64 end = page_count(memfd);
+    while (!runs.empty() && runs.back().index >= end) runs.pop_back();
+    // A large folio may reach beyond the size; one that begins below it is preserved whole.
+    if (!runs.empty() && runs.back().order == Order{0} && runs.back().index + runs.back().frames.pages() > end)
+        runs.back().frames.end = runs.back().frames.begin + (end - runs.back().index);
+    return runs;
 }
 
 Result<> MemfdHandler::preserve_all(ShmemFile& memfd, u64& data) {
@@ -108,7 +123,7 @@ void MemfdHandler::unpreserve_run(PfnRange frames, Order order) {
 }
 
 Result<> MemfdHandler::preserve_folios(const ShmemFile& memfd) {
-    const auto runs = memfd.folio_runs();
+    const auto runs = runs_of(memfd);
     for (std::size_t at = 0; at < runs.size(); ++at) {
         Pfn end;
         const auto preserved = preserve_run(runs[at], end);
@@ -125,12 +140,12 @@ Result<> MemfdHandler::preserve_folios(const ShmemFile& memfd) {
 /// Not before the last token goes.
 void MemfdHandler::unpreserve_folios(const ShmemFile& memfd) {
     if (prepared(memfd)) return;
-    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) unpreserve_run(run.frames, run.order);
+    for (const ShmemFile::FolioRun& run : runs_of(memfd)) unpreserve_run(run.frames, run.order);
 }
 
 Result<Folio> MemfdHandler::write_tree(const ShmemFile& memfd) {
     u64 folios = 0;
-    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) folios += run.frames.pages() >> run.order.raw;
+    for (const ShmemFile::FolioRun& run : runs_of(memfd)) folios += run.frames.pages() >> run.order.raw;
     if (folios > abi::memfd_folios_max) return fail(Errno::enomem);  // no block of that order
     const Order order = order_for_bytes(abi::memfd_tree_bytes(folios));
     const Folio tree =
@@ -163,13 +178,16 @@ Result<> MemfdHandler::fill_tree(const ShmemFile& memfd, PhysRange where, u64 fo
 }
 
 void MemfdHandler::write_folios(const ShmemFile& memfd, PhysAddr at) {
-    for (const ShmemFile::FolioRun& run : memfd.folio_runs()) {
+    for (const ShmemFile::FolioRun& run : runs_of(memfd)) {
         std::vector<abi::MemfdFolio> array;
         array.reserve(run.frames.pages() >> run.order.raw);
-        for (u64 page = 0; page < run.frames.pages(); page += run.order.pages())
-            array.push_back({(run.frames.begin + page).raw << page_shift | abi::PRESERVED_FLAG_DIRTY |
-                                 abi::PRESERVED_FLAG_UPTODATE,
-                             run.index + page});
+        for (u64 page = 0; page < run.frames.pages(); page += run.order.pages()) {
+            u64 flags = abi::PRESERVED_FLAG_DIRTY | abi::PRESERVED_FLAG_UPTODATE;
+            // KB-15: as it is now; nobody looks again when the page is used later.
+            if (kernel_.config.mutant(Mutant::kb15) && !memfd.up_to_date(run.index + page))
+                flags &= ~u64{abi::PRESERVED_FLAG_UPTODATE};
+            array.push_back({(run.frames.begin + page).raw << page_shift | flags, run.index + page});
+        }
         const auto bytes = std::as_bytes(std::span(array));
         abi_write_bytes(kernel_.machine.ram, at, bytes, "memfd.tree.folios");
         at = at + bytes.size();
@@ -198,7 +216,7 @@ void MemfdHandler::cancel(File& file, u64 data) {
     if (!prepared(memfd)) memfd.thaw_mapping();
     memfd.unpin_all();
     const Folio tree = tree_at(data);
-    const auto give_up = [this, id = memfd.id(), runs = memfd.folio_runs(), tree] {
+    const auto give_up = [this, id = memfd.id(), runs = runs_of(memfd), tree] {
         if (!tokens_.contains(id))  // prepared under another token, or again
             for (const ShmemFile::FolioRun& run : runs) unpreserve_run(run.frames, run.order);
         static_cast<void>(kho_.unpreserve_folio(tree, who));
@@ -233,7 +251,9 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
         if (pfn.raw >= ram.bytes_max() >> page_shift || !ram.contains(pfn.phys(), page_bytes))
             return fail(Errno::enoent);
         Content::Run* last = content.runs.empty() ? nullptr : &content.runs.back();
-        const bool ahead = last && pfn > last->pfn && folio.index - last->index == pfn - last->pfn;
+        const bool up_to_date = folio.foliodesc & abi::PRESERVED_FLAG_UPTODATE;
+        const bool ahead =
+            last && last->up_to_date == up_to_date && pfn > last->pfn && folio.index - last->index == pfn - last->pfn;
         const u64 distance = ahead ? pfn - last->pfn : 0;
         if (ahead && last->count == 1) {
             last->step = distance;
@@ -242,6 +262,7 @@ Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
             ++last->count;
         } else {
             content.runs.push_back({folio.index, pfn});
+            content.runs.back().up_to_date = up_to_date;
         }
     }
     return content;
@@ -265,21 +286,54 @@ Result<FileRef> MemfdHandler::retrieve_from(Folio tree) {
     auto file = kernel_.vfs.make_file<ShmemFile>(kernel_, kernel_.vfs.next_file_id(), std::string());
     file->seals = 0;
     file->pos = content.pos;
-    for (const Content::Run& run : content.runs)
-        if (run.pages())
-            TRY(restore_pages(*file, run.index, pfn_range(run.pfn, run.count)));
-        else
-            TRY(restore_folios(*file, run));
+    for (const Content::Run& run : content.runs) {
+        u64 done = 0;
+        const auto restored = run.pages() ? restore_pages(*file, run.index, pfn_range(run.pfn, run.count), done)
+                                          : restore_folios(*file, run, done);
+        if (restored) continue;
+        if (kernel_.config.mutant(Mutant::kb16)) put_folios(content, run, done);
+        // KB-19: the error of this folio is not the one that is returned; that was set before the first.
+        if (kernel_.config.mutant(Mutant::kb19) && !file->extents().empty()) break;
+        return fail(restored.error());
+    }
+    for (const Content::Run& run : content.runs) clear_unused(run);
     file->set_size(content.size);
     return FileRef(std::move(file));
 }
 
+/// What kernels do since 7.0 with the folios behind one that could not be restored.
+void MemfdHandler::put_folios(const Content& content, const Content::Run& failed, u64 done) {
+    for (const Content::Run* run = &failed; run != content.runs.data() + content.runs.size(); ++run, done = 0)
+        for (u64 at = run == &failed ? done + 1 : 0; at < run->count; ++at) {
+            // KB-16: a frame number where an address is wanted.
+            const PhysAddr phys{(run->pfn + at * run->step).raw};
+            if (const auto folio = kho_.restore_folio(phys, who, FrameClass::file)) kernel_.pages.free_folio(*folio);
+        }
+}
+
+/// A page that is not up to date is cleared when it is first used. Nobody can do so before the file is his: here.
+void MemfdHandler::clear_unused(const Content::Run& run) {
+    if (run.up_to_date) return;
+    for (u64 at = 0; at < run.count; ++at) {
+        const PageMap::Block block = kernel_.pages.block(run.pfn + at * run.step);
+        kernel_.machine.ram.zero(pfn_range(block.head, block.meta.order.pages()).phys());
+    }
+}
+
+/// The page cache, then the accounts of the inode. On failure the frames are the caller's.
+Result<> MemfdHandler::insert(ShmemFile& file, u64 index, PfnRange frames) {
+    TRY(file.insert_pages(index, frames));
+    const auto accounted = file.account_pages(frames.pages());
+    // KB-17: what the caller frees stays in the page cache.
+    if (!accounted && !kernel_.config.mutant(Mutant::kb17)) file.take_out_pages(index, frames.pages());
+    return accounted;
+}
+
 /// LUO-D8, corrected: never success without a file.
-Result<> MemfdHandler::restore_pages(ShmemFile& file, u64 index, PfnRange frames) {
-    u64 restored = 0;
+Result<> MemfdHandler::restore_pages(ShmemFile& file, u64 index, PfnRange frames, u64& restored) {
     const auto result = kho_.restore_folios_run(frames, who, FrameClass::file, &restored);
     const PfnRange ours = pfn_range(frames.begin, restored);
-    const auto inserted = file.insert_pages(index, ours);
+    const auto inserted = ours.empty() ? Result<>() : insert(file, index, ours);
     if (!inserted) kernel_.pages.free_pages(ours);
     if (result && inserted) return {};
     // Records carry no order: the last one of a run may be a large folio.
@@ -290,8 +344,9 @@ Result<> MemfdHandler::restore_pages(ShmemFile& file, u64 index, PfnRange frames
     return fail(Errno::enoent);
 }
 
-Result<> MemfdHandler::restore_folios(ShmemFile& file, const Content::Run& run) {
-    for (u64 done = 0; done < run.count * run.step; done += run.step) {
+Result<> MemfdHandler::restore_folios(ShmemFile& file, const Content::Run& run, u64& restored) {
+    for (restored = 0; restored < run.count; ++restored) {
+        const u64 done = restored * run.step;
         const auto folio = kho_.restore_folio((run.pfn + done).phys(), who, FrameClass::file);
         if (!folio) return fail(Errno::enoent);
         TRY(insert_folio(file, run.index + done, *folio));
@@ -301,7 +356,7 @@ Result<> MemfdHandler::restore_folios(ShmemFile& file, const Content::Run& run) 
 
 /// Frees a folio that has no place there. A large one lies at a multiple of its size.
 Result<> MemfdHandler::insert_folio(ShmemFile& file, u64 index, Folio folio) {
-    if (index % folio.order.pages() == 0 && file.insert_pages(index, folio.frames())) return {};
+    if (index % folio.order.pages() == 0 && insert(file, index, folio.frames())) return {};
     kernel_.pages.free_folio(folio);
     return fail(Errno::enoent);
 }

@@ -57,10 +57,14 @@ private:
             u64 index;
             Pfn pfn;
             u64 count = 1, step = 1;
+            bool up_to_date = true;
             bool pages() const { return count > 1 && step == 1; }
         };
         std::vector<Run> runs;
     };
+    /// Pages of the file, as far as they are handed over.
+    u64 page_count(const ShmemFile& memfd) const;
+    std::vector<ShmemFile::FolioRun> runs_of(const ShmemFile& memfd) const;
     Result<> preserve_all(ShmemFile& memfd, u64& data);
     Result<> preserve_folios(const ShmemFile& memfd);
     Result<> preserve_run(const ShmemFile::FolioRun& run, Pfn& end);
@@ -72,8 +76,12 @@ private:
     Folio tree_at(u64 data) const;
     Result<Content> read_tree(Folio tree) const;
     Result<FileRef> retrieve_from(Folio tree);
-    Result<> restore_pages(ShmemFile& file, u64 index, PfnRange frames);
-    Result<> restore_folios(ShmemFile& file, const Content::Run& run);
+    /// `restored`: how many of the run's folios came back.
+    Result<> restore_pages(ShmemFile& file, u64 index, PfnRange frames, u64& restored);
+    Result<> restore_folios(ShmemFile& file, const Content::Run& run, u64& restored);
+    void put_folios(const Content& content, const Content::Run& failed, u64 done);
+    void clear_unused(const Content::Run& run);
+    Result<> insert(ShmemFile& file, u64 index, PfnRange frames);
     Result<> insert_folio(ShmemFile& file, u64 index, Folio folio);
     void discard(const Content::Run& run);
     void discard_pages(PfnRange frames);

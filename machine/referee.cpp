@@ -23,6 +23,8 @@ KernelBooks::KernelBooks(std::pmr::memory_resource* memory)
       kept(memory),
       sources(memory),
       names(memory),
+      areas(memory),
+      asked_single(memory),
       scratch(memory),
       reserves(memory),
       files(memory),
@@ -74,6 +76,7 @@ void Referee::kernel_boots(Generation generation, const KernelTraits& traits) {
     kernel.promise_at = traits.promise_at;
     kernel.has_luo = traits.has_luo;
     kernel.strict = traits.strict;
+    kernel.map_bitmap_bytes = traits.map_bitmap_bytes;
     books.last_generation = generation;
     if (books.devices) books.devices->kernel_boots();
 }
@@ -120,6 +123,14 @@ void Referee::wild_access(u64 address, std::string_view what) {
     books_->report(InvariantId::abi_bounded, what, {},
                    "generation {} followed what was handed over to {:#x} ({}); there is no RAM there",
                    books_->kernel->generation, address, what);
+}
+
+void Referee::read_beyond(PhysRange range, PhysAddr address, std::string_view what) {
+    if (!attached) return;
+    const MachineEntry entry;
+    books_->report(InvariantId::abi_bounded, what, {},
+                   "generation {} reads {} at {:#x}; it ends at {:#x}, and what lies behind belongs to somebody else",
+                   books_->kernel->generation, what, range.begin.raw, address.raw);
 }
 
 // --- Results -----------------------------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ struct KernelTraits {
     std::string_view edition;  // "linux-6.16", "luo-v3", …
     PromiseAt promise_at = PromiseAt::finalize;
     bool has_luo = false;  // an orchestrator exists and is on
+    /// Bytes of one bitmap of the map: kernels that differ in it misread each other's. 0: not known.
+    u64 map_bitmap_bytes = 0;
     bool strict = false;
 };
 
@@ -170,7 +172,15 @@ public:
     void kho_finalized();
     /// `forgets`: the edition drops what was tracked (6.16, 6.18).
     void kho_aborted(bool forgets);
-    void kho_restored(Folio folio, std::string_view who);
+    /// `pages`: the caller asked for single pages, not for the folio that they make up together.
+    void kho_restored(Folio folio, std::string_view who, bool pages = false);
+    /// Page metadata of restored frames as it was left: blocks of `order`; `tails`: with their tail pages. Told by the page
+    /// allocator, after kho_restored().
+    void pages_adopted(PfnRange frames, Order order, bool tails);
+    /// An area of scattered frames, in the order of its addresses: preserved under the address of its first descriptor
+    /// page, and mapped again by the successor.
+    void area_preserved(Pfn descriptor, std::span<const PfnRange> frames);
+    void area_restored(Pfn descriptor, std::span<const PfnRange> frames, std::string_view who);
     /// A sub-tree or other memory was found and read by who had preserved it, and stays where it is.
     void kho_retrieved(PfnRange frames, std::string_view who);
     /// A restore function told its caller that there is nothing (NULL, an errno): what was promised there is lost, and
@@ -223,6 +233,8 @@ public:
     void kernel_insane(std::string_view text, std::optional<PfnRange> frames);
     /// The kernel touched an address that is not RAM (typed access or a host signal) while it used handed-over data.
     void wild_access(u64 address, std::string_view what);
+    /// It read `address`, beyond the structure in `range` that was handed over.
+    void read_beyond(PhysRange range, PhysAddr address, std::string_view what);
 
     // --- Results ---------------------------------------------------------------------------------------------------
     std::vector<Finding> findings() const;

@@ -143,12 +143,17 @@ struct CarriedReserve {
     PromiseState state = PromiseState::open;
 };
 
+/// Frames of scattered areas in the order of their addresses, by the frame of the descriptor.
+using Areas = std::pmr::map<u64, std::pmr::vector<PfnRange>>;
+
 struct Carried {
     explicit Carried(std::pmr::memory_resource* memory);
     void clear();
     void swap(Carried& other);
 
     bool known = false;  // false: the machine started from an image whose promises nobody told
+    /// As the kernel that jumped had it, if it had finalized; 0: its map is not to be judged.
+    u64 map_bitmap_bytes = 0;
     Generation by = 0;
     IntervalMap<Kept> frames;
     std::pmr::vector<Source> sources;
@@ -156,6 +161,7 @@ struct Carried {
     std::pmr::map<NameId, CarriedReserve> reserves;
     std::pmr::vector<PageHash> hashes;  // ascending; frames that are all zero have none
     IntervalMap<NameId> names;
+    Areas areas;
     // What the successor did with it.
     IntervalMap<Member> restored, retrieved, refused;
     std::pmr::string said;  // a log line about damage: what is lost now is announced
@@ -223,6 +229,9 @@ struct KernelBooks {
     IntervalMap<Kept> kept;
     std::pmr::vector<Source> sources;
     IntervalMap<NameId> names;
+    Areas areas;
+    IntervalMap<Member> asked_single;  // restored as single pages
+    u64 map_bitmap_bytes = 0;
     std::pmr::vector<PhysRange> scratch;
     std::pmr::map<NameId, Reserve> reserves;
     std::pmr::map<u64, OutgoingFile> files;
@@ -294,6 +303,7 @@ public:
     class Leftovers;
     void judge_accounts(std::string_view moment);
     void judge_inherited(std::string_view moment);
+    void judge_map();
     void judge_allocated(std::string_view moment);
     bool overhead(const Source& source) const;
     std::string_view overhead_name();

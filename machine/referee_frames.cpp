@@ -14,6 +14,8 @@
 namespace kexec_sim {
 namespace {
 
+constexpr u64 pageblock_bytes = 2 * MiB;
+
 bool in_use_class(FrameClass frame_class) {
     switch (frame_class) {
     case FrameClass::agent:
@@ -193,6 +195,26 @@ void RefereeBooks::judge_inherited(std::string_view moment) {
     });
 }
 
+/// What the map made this kernel keep must be what its predecessor had tracked for somebody. Not judged where the map may
+/// be misread, or was damaged.
+void RefereeBooks::judge_map() {
+    if (!carried.known || !kernel->handover_accepted || carried.map_bitmap_bytes == 0) return;
+    if (carried.map_bitmap_bytes != kernel->map_bitmap_bytes || !carried.said.empty()) return;
+    if (corrupted_before || faults.corrupting_fired()) return;
+    FrameList stray;
+    kernel->inherited.visit_all([&](PfnRange part, const Member&) {
+        carried.frames.visit_gaps(part, [&](PfnRange gap) {
+            stray.add(gap);
+            kernel->leaked.assign(gap, {});
+        });
+    });
+    if (!stray.empty())
+        report(InvariantId::frame_accounted, "handover", stray,
+               "frame {:#x} is kept reserved by generation {}, because the map of generation {} says so; nobody had "
+               "preserved it",
+               stray.first[0], kernel->generation, carried.by);
+}
+
 void RefereeBooks::judge_allocated(std::string_view moment) {
     const IntervalMap<Kept>& tracked = kept();
     // A file that was prepared alone, by its own event, stays prepared while the machine is in normal state.
@@ -281,6 +303,13 @@ void Referee::scratch_areas(std::span<const PhysRange> areas) {
     if (!attached) return;
     const MachineEntry entry;
     books_->kernel->scratch.assign(areas.begin(), areas.end());
+    // The next kernel treats pageblocks as a whole: what shares one with a scratch area is in it as well.
+    for (const PhysRange& area : areas)
+        if (!area.empty() && (area.begin.raw % pageblock_bytes || area.end.raw % pageblock_bytes))
+            books_->report(
+                InvariantId::kernel_sane, "scratch", {},
+                "generation {} announces a scratch area {:#x}-{:#x}; a pageblock at its edge is half scratch",
+                books_->kernel->generation, area.begin.raw, area.end.raw);
 }
 
 void Referee::frames_inherited(PfnRange frames) {

@@ -102,6 +102,7 @@ void Referee::kho_aborted(bool forgets) {
     books.end_promises(true);
     if (!forgets) return;
     books.kernel->kept.clear();
+    books.kernel->areas.clear();
     for (Source& source : books.kernel->sources) source.intent = false;
 }
 
@@ -168,7 +169,7 @@ void RefereeBooks::judge_content(const Source& source, NameId name, PfnRange par
                described(source, name), carried.by);
 }
 
-void Referee::kho_restored(Folio folio, std::string_view who) {
+void Referee::kho_restored(Folio folio, std::string_view who, bool pages) {
     if (!attached) return;
     const MachineEntry entry;
     RefereeBooks& books = *books_;
@@ -198,7 +199,74 @@ void Referee::kho_restored(Folio folio, std::string_view who) {
     Owner owner{books.names.id(who), frame_class};
     owner.restored = true;
     books.carried.restored.assign(frames, {});
+    if (pages) books.kernel->asked_single.assign(frames, {});
     books.kernel->owners.assign(frames, owner);
+}
+
+void Referee::pages_adopted(PfnRange frames, Order order, bool tails) {
+    if (!attached || order.raw == 0) return;
+    const MachineEntry entry;
+    RefereeBooks& books = *books_;
+    FrameList compound;
+    books.kernel->asked_single.visit(frames, [&](PfnRange part, const Member&) { compound.add(part); });
+    if (!compound.empty())
+        books.report(
+            InvariantId::kernel_sane, "page metadata", compound,
+            "frame {:#x} was restored as a single page; the metadata of generation {} makes it part of a compound "
+            "page of order {}",
+            compound.first[0], books.kernel->generation, static_cast<int>(order.raw));
+    if (tails) return;
+    FrameList behind;
+    behind.add({frames.begin + 1, frames.end});
+    books.report(
+        InvariantId::kernel_sane, "page metadata", behind,
+        "frame {:#x} is the tail page of a restored folio of order {}; its metadata is that of reserved memory, "
+        "with a reference and without a head",
+        behind.first[0], static_cast<int>(order.raw));
+}
+
+// --- Scattered areas ---------------------------------------------------------------------------------------------
+
+void Referee::area_preserved(Pfn descriptor, std::span<const PfnRange> frames) {
+    if (!attached) return;
+    const MachineEntry entry;
+    auto& area = books_->kernel->areas.insert_or_assign(descriptor.raw, std::pmr::vector<PfnRange>(books_->memory))
+                     .first->second;
+    area.assign(frames.begin(), frames.end());
+}
+
+void Referee::area_restored(Pfn descriptor, std::span<const PfnRange> frames, std::string_view who) {
+    if (!attached) return;
+    const MachineEntry entry;
+    RefereeBooks& books = *books_;
+    const auto known = books.carried.areas.find(descriptor.raw);
+    if (known == books.carried.areas.end()) return;  // that its frames are nobody's was said already
+    // Memory stays where it is: page by page the same frames.
+    FrameList wrong;
+    u64 page = 0, first_page = 0, was = 0, before_at = 0, now_at = 0;
+    auto before = known->second.begin();
+    auto now = frames.begin();
+    while (before != known->second.end() && now != frames.end()) {
+        const u64 step = std::min(before->pages() - before_at, now->pages() - now_at);
+        const Pfn expected = before->begin + before_at, found = now->begin + now_at;
+        if (expected != found) {
+            if (wrong.empty()) first_page = page, was = expected.raw;
+            wrong.add(pfn_range(found, step));
+        }
+        page += step;
+        if ((before_at += step) == before->pages()) ++before, before_at = 0;
+        if ((now_at += step) == now->pages()) ++now, now_at = 0;
+    }
+    if (!wrong.empty())
+        books.report(
+            InvariantId::frame_intact, who, wrong,
+            "page {} of an area of {} lay in frame {:#x} when generation {} jumped; it was mapped to frame {:#x}",
+            first_page, who, was, books.carried.by, wrong.first[0]);
+    else if (before != known->second.end() || now != frames.end())
+        books.report(
+            InvariantId::frame_intact, who, {},
+            "an area of {} had another number of pages when generation {} jumped; it was mapped with {} of them", who,
+            books.carried.by, page);
 }
 
 void Referee::kho_retrieved(PfnRange frames, std::string_view who) {

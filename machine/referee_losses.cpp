@@ -230,6 +230,7 @@ void RefereeBooks::judge_end() {
 void Referee::user_space_reached() {
     if (!attached) return;
     const MachineEntry entry;
+    books_->judge_map();
     books_->judge_user_space();
     books_->kernel->user_space = true;
     if (books_->devices) books_->devices->user_space_reached();

@@ -19,6 +19,7 @@ Carried::Carried(std::pmr::memory_resource* memory)
       reserves(memory),
       hashes(memory),
       names(memory),
+      areas(memory),
       restored(memory),
       retrieved(memory),
       refused(memory),
@@ -26,6 +27,7 @@ Carried::Carried(std::pmr::memory_resource* memory)
 
 void Carried::clear() {
     known = false;
+    map_bitmap_bytes = 0;
     by = 0;
     frames.clear();
     sources.clear();
@@ -33,6 +35,7 @@ void Carried::clear() {
     reserves.clear();
     hashes.clear();
     names.clear();
+    areas.clear();
     restored.clear();
     retrieved.clear();
     refused.clear();
@@ -41,6 +44,7 @@ void Carried::clear() {
 
 void Carried::swap(Carried& other) {
     std::swap(known, other.known);
+    std::swap(map_bitmap_bytes, other.map_bitmap_bytes);
     std::swap(by, other.by);
     frames.swap(other.frames);
     sources.swap(other.sources);
@@ -48,6 +52,7 @@ void Carried::swap(Carried& other) {
     reserves.swap(other.reserves);
     hashes.swap(other.hashes);
     names.swap(other.names);
+    areas.swap(other.areas);
     restored.swap(other.restored);
     retrieved.swap(other.retrieved);
     refused.swap(other.refused);
@@ -98,6 +103,10 @@ void RefereeBooks::stage(Carried& out) {
     out.clear();
     out.known = true;
     out.by = kernel->generation;
+    if (kernel->kho_finalized) {
+        out.map_bitmap_bytes = kernel->map_bitmap_bytes;
+        out.areas = kernel->areas;
+    }
     out.sources.assign(kernel->sources.begin(), kernel->sources.end());
     kernel->kept.visit_all([&](PfnRange part, const Kept& kept) {
         // What is tracked is carried once KHO is finalized, promised or not: a leak then has an owner.

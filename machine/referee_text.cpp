@@ -12,6 +12,8 @@
 //   file 1001 memfd-v1 1 800000 1000 0 0    token compatible shown size position state late
 //   extent 0 12345 4                    index pfn pages
 //   reserve trace 40000000 41000000 0   name begin end state
+//   map 200                 the kernel had finalized, with bitmaps of so many bytes
+//   area 12300 12345 12349  descriptor's frame begin end; several lines make one area
 //   hash 12345 89ab0000000000000        pfn hash
 #include <charconv>
 
@@ -134,6 +136,13 @@ void load_line(Line& line, std::string_view kind, RefereeBooks& books, CarriedFi
         if (end < begin) line.bad();
         const auto state = static_cast<PromiseState>(line.number(static_cast<u64>(PromiseState::over)));
         carried.reserves.insert_or_assign(name, CarriedReserve{{PhysAddr{begin}, PhysAddr{end}}, state});
+    } else if (kind == "map") {
+        carried.map_bitmap_bytes = line.number(page_bytes);
+    } else if (kind == "area") {
+        const u64 descriptor = line.number(u64{1} << 52);
+        const PfnRange frames = line.frames();
+        carried.areas.try_emplace(descriptor, std::pmr::vector<PfnRange>(books.memory))
+            .first->second.push_back(frames);
     } else if (kind == "hash") {
         const u64 pfn = line.number(), hash = line.number();
         if (!carried.hashes.empty() && carried.hashes.back().pfn >= pfn) line.bad();
@@ -175,6 +184,9 @@ std::string Referee::save_promises() const {
     for (const auto& [name, reserve] : carried.reserves)
         add("reserve {} {:x} {:x} {:x}\n", quoted(books.names.text(name)), reserve.range.begin.raw,
             reserve.range.end.raw, static_cast<u32>(reserve.state));
+    if (carried.map_bitmap_bytes) add("map {:x}\n", carried.map_bitmap_bytes);
+    for (const auto& [descriptor, area] : carried.areas)
+        for (const PfnRange& part : area) add("area {:x} {:x} {:x}\n", descriptor, part.begin.raw, part.end.raw);
     for (const PageHash& page : carried.hashes) add("hash {:x} {:x}\n", page.pfn, page.hash);
     return out;
 }

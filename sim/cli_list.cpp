@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fmt/format.h>
 
+#include "kernel-model/mutants.hpp"
 #include "machine/fault.hpp"
 #include "machine/referee.hpp"
 #include "sim/cli.hpp"
@@ -73,6 +74,27 @@ std::string list_invariants(bool markdown) {
             out += fmt::format("| `{}` | {} | {} |\n", info.name, info.severity, cell(info.description));
         else
             out += entry(fmt::format("{} ({})", info.name, info.severity), {std::string(info.description)});
+    }
+    return out;
+}
+
+std::string list_mutants(bool markdown) {
+    std::string out =
+        markdown
+            ? page("Mutants", "mutants",
+                   "Historical defects that a kernel can be given back: `kernels: [{profile: linux-6.18, mutants: "
+                   "[KB-05]}]`.\nWhat they are for is said under [the bug zoo](../bug-zoo.md).\n\n"
+                   "| mutant | defect | symptom | where | fixed in | |\n|---|---|---|---|---|---|\n")
+            : "";
+    for (const MutantInfo& info : mutants()) {
+        const std::string later = info.modelled() ? "" : fmt::format("not modelled yet; needs {}", info.later);
+        if (markdown)
+            out += fmt::format("| {} | {} | {} | {} | {} | {} |\n",
+                               info.modelled() ? fmt::format("`{}`", info.name) : std::string(info.name),
+                               cell(info.title), cell(info.symptom), cell(info.mechanism), info.fixed_in, later);
+        else
+            out += entry(fmt::format("{} ({}, fixed in {})", info.name, info.mechanism, info.fixed_in),
+                         {std::string(info.title), fmt::format("symptom: {}", info.symptom), later});
     }
     return out;
 }
@@ -178,6 +200,7 @@ std::string list_text(const ListCommand& command) {
     case ListWhat::faults: return list_faults(command.markdown);
     case ListWhat::invariants: return list_invariants(command.markdown);
     case ListWhat::devices: return list_devices(command.markdown);
+    case ListWhat::mutants: return list_mutants(command.markdown);
     case ListWhat::profiles: return list_profiles(command.markdown);
     case ListWhat::scenarios: return list_scenarios(command.markdown, command.folder);
     }

@@ -59,7 +59,7 @@ struct CheckCommand {
     std::map<std::string, std::string> overrides;
     bool quiet = false;
 };
-enum class ListWhat : u8 { steps, faults, invariants, devices, profiles, scenarios };
+enum class ListWhat : u8 { steps, faults, invariants, devices, mutants, profiles, scenarios };
 struct ListCommand {
     ListWhat what = ListWhat::steps;
     bool markdown = false;

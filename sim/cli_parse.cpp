@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view command_names[] = {"run",  "explore", "replay", "merge",  "check",
                                               "list", "schema",  "inspect", "show"};
-constexpr std::string_view list_names[] = {"steps", "faults", "invariants", "devices", "profiles", "scenarios"};
+constexpr std::string_view list_names[] = {"steps",   "faults",   "invariants", "devices",
+                                           "mutants", "profiles", "scenarios"};
 constexpr std::string_view isolation_names[] = {"process", "inline"};
 
 [[noreturn]] void usage_error(std::string_view text) { throw UserError(fmt::format("kexec-sim: error: {}", text)); }
@@ -193,9 +194,9 @@ void add_others(CLI::App& app, Texts& texts) {
         ->type_name("KEY=VALUE");
     check.add_flag("-q,--quiet", texts.check.quiet, words("print nothing but errors"));
 
-    CLI::App& list =
-        *app.add_subcommand("list", "what there is: steps, faults, invariants, devices, profiles, scenarios");
-    list.add_option("WHAT", texts.what, words("steps, faults, invariants, devices, profiles or scenarios"))
+    CLI::App& list = *app.add_subcommand(
+        "list", "what there is: steps, faults, invariants, devices, mutants, profiles, scenarios");
+    list.add_option("WHAT", texts.what, words("steps, faults, invariants, devices, mutants, profiles or scenarios"))
         ->required();
     list.add_option("DIR", texts.list.folder, words("scenarios: the folder to look in (default: scenarios)"));
     list.add_flag("--markdown", texts.list.markdown, words("as a reference page"));

@@ -27,6 +27,7 @@ KernelConfig kernel_config(const Scenario& scenario, u32 kernel_index, bool cras
     config.profile = profile_name(spec.profile);
     config.release = spec.release;
     config.strict_defects = spec.strict_defects;
+    config.mutants = spec.mutants;
     config.debug = spec.debug;
     config.numa = spec.numa;
     config.preserve_devices = spec.preserve_devices;
@@ -70,6 +71,7 @@ void KernelInstance::boot() {
     traits.has_luo = luo != nullptr;
     traits.promise_at = luo ? KernelTraits::PromiseAt::prepare : KernelTraits::PromiseAt::finalize;
     traits.strict = kernel.config.strict_defects;
+    traits.map_bitmap_bytes = kho_edition.bitmap_bytes;
     machine.referee.kernel_boots(machine.generation, traits);
     kernel.boot();
     if (kho_edition.notifier_chain)

@@ -30,6 +30,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernel-model/mutants.hpp"
 #include "machine/fault.hpp"
 #include "machine/machine.hpp"
 #include "machine/types.hpp"
@@ -105,6 +106,7 @@ struct KernelSpec {
     std::string cmdline;
     u64 image_bytes = 16 * MiB, initrd_bytes = 8 * MiB;
     bool strict_defects = false;    // `defects: strict`
+    MutantSet mutants;              // historical defects that this kernel has: KB-05
     std::set<std::string> without;  // components that this kernel was built without: "memfd"
     bool debug = false;
     bool numa = true;

@@ -85,10 +85,28 @@ Profile parse_profile(const Node& node, const Scalars& scalars) {
     return *profile_by_name(scalars.choice(node, "profile", names));
 }
 
+MutantSet parse_mutants(const Node& node, const Scalars& scalars) {
+    std::vector<std::string_view> names;
+    for (const MutantInfo& info : mutants())
+        if (info.modelled()) names.push_back(info.name);
+    MutantSet set;
+    scalars.check_sequence(node, "mutants");
+    for (const Node& item : node.items) {
+        if (const auto later = item.is_scalar() ? mutant_by_name(item.text) : std::nullopt;
+            later && !mutant_info(*later).modelled())
+            scalars.error(item.pos,
+                          fmt::format("{} is not modelled; it needs {}", item.text, mutant_info(*later).later));
+        const MutantInfo& info = mutant_info(*mutant_by_name(scalars.choice(item, "mutants", names)));
+        if (set.has(info.id)) scalars.error(item.pos, fmt::format("'{}' stands twice in 'mutants'", info.name));
+        set.add(info.id);
+    }
+    return set;
+}
+
 KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
-    scalars.check_map(
-        node, "kernels",
-        {"profile", "release", "cmdline", "image", "devices", "defects", "without", "debug", "numa", "cost"});
+    scalars.check_map(node, "kernels",
+                      {"profile", "release", "cmdline", "image", "devices", "defects", "mutants", "without", "debug",
+                       "numa", "cost"});
     KernelSpec kernel;
     kernel.pos = node.pos;
     if (const Node* value = node.find("profile")) kernel.profile = parse_profile(*value, scalars);
@@ -110,6 +128,7 @@ KernelSpec parse_kernel(const Node& node, const Scalars& scalars) {
         constexpr std::string_view names[] = {"literal", "strict"};
         kernel.strict_defects = scalars.choice(*value, "defects", names) == "strict";
     }
+    if (const Node* value = node.find("mutants")) kernel.mutants = parse_mutants(*value, scalars);
     if (const Node* value = node.find("without")) {
         constexpr std::string_view components[] = {"iommu",   "pci", "memfd", "vfio-pci",
                                                    "iommufd", "kvm", "luo",   "kho"};

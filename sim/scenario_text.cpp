@@ -84,6 +84,12 @@ std::string kernel_text(const KernelSpec& kernel) {
         text += fmt::format(", image: {{kernel: {}, initrd: {}}}", size_text(kernel.image_bytes),
                             size_text(kernel.initrd_bytes));
     if (kernel.strict_defects) text += ", defects: strict";
+    if (!kernel.mutants.empty()) {
+        std::set<std::string> names;
+        for (const MutantInfo& mutant : mutants())
+            if (kernel.mutants.has(mutant.id)) names.emplace(mutant.name);
+        text += ", mutants: " + list(names);
+    }
     if (!kernel.without.empty()) text += ", without: " + list(kernel.without);
     if (kernel.preserve_devices != info.has_luo)
         text += fmt::format(", devices: {}", kernel.preserve_devices ? "preserve" : "teardown");

@@ -250,6 +250,10 @@ Json kernel_schema() {
     properties["image"] = object({{"kernel", reference("size")}, {"initrd", reference("size")}});
     properties["devices"] = choice(strings({"preserve", "teardown"}));
     properties["defects"] = choice(strings({"literal", "strict"}));
+    Json defects = Json::array();
+    for (const MutantInfo& info : mutants())
+        if (info.modelled()) defects.push_back(std::string(info.name));
+    properties["mutants"] = array_of(choice(std::move(defects)), "historical defects that this kernel has");
     properties["without"] =
         array_of(choice(strings({"iommu", "pci", "memfd", "vfio-pci", "iommufd", "kvm", "luo", "kho"})),
                  "components that this kernel was built without");

@@ -100,6 +100,7 @@ void add_kho_objects(std::vector<StepSpec>& steps) {
         .description = "Allocates a vmalloc area and preserves it.",
         .fields = {binds("name", NameKind::bench, "the name of the area"),
                    required("size", Type::size, "bytes"),
+                   optional("huge", Type::boolean, "blocks of 2 MiB where there are any", "false"),
                    optional("fill", Type::fill, "content; by default zero")}});
     steps.push_back({.id = StepId::kho_store_pointer, .name = "kho.store_pointer", .group = group, .form = Form::map,
         .description = "Writes the direct-map address of one folio into another: a pointer that is stale in the next kernel.",

@@ -247,7 +247,8 @@ StepResult preserve_phys(KernelInstance& instance, const Step& step) {
 }
 
 StepResult preserve_vmalloc_step(KernelInstance& instance, const Step& step) {
-    const auto area = instance.kernel.vmalloc.alloc(step.get_u64("size"), "bench.vmalloc", FrameClass::bench);
+    const auto area = instance.kernel.vmalloc.alloc(step.get_u64("size"), "bench.vmalloc", FrameClass::bench,
+                                                    step.get_bool("huge"));
     if (!area) return area.error();
     BenchObject object;
     object.kind = Kind::vmalloc;

@@ -84,7 +84,7 @@ expect 0 "" run --help
 grep -q -- "--stop-at" out || complain "run --help does not tell --stop-at"
 expect 0 "" --version
 grep -qx "kexec-sim [0-9.]*" out || complain "--version: $(cat out)"
-for what in steps faults invariants devices profiles; do
+for what in steps faults invariants devices mutants profiles; do
     expect 0 "" list $what
     [[ -s out ]] || complain "list $what prints nothing"
     expect 0 "" list $what --markdown
@@ -106,6 +106,11 @@ expect 2 "bad.yaml:11:5: error:" run --json result.json good.yaml bad.yaml
 [[ ! -s out ]] || complain "a scenario ran although another file was bad"
 [[ ! -e result.json ]] || complain "a result was written although a file was bad"
 expect 2 "" run --set nosuch=1 good.yaml
+sed -e 's/cmdline: "kho=on"/&, mutants: [KB-99]/' good.yaml >mutant.yaml
+expect 2 "mutant.yaml:6:73: error: 'mutants' needs one of KB-01" check mutant.yaml
+expect 2 "not 'KB-99'; did you mean" check mutant.yaml
+sed -e 's/cmdline: "kho=on"/&, mutants: [KB-20]/' good.yaml >mutant.yaml
+expect 2 "mutant.yaml:6:73: error: KB-20 is not modelled; it needs sessions" check mutant.yaml
 
 printf 'modules: [none.so]\n' | cat good.yaml - >module.yaml
 expect 2 "module.yaml:15:11: error: none.so: no such file" check module.yaml

@@ -25,7 +25,7 @@ page() {
     mv "$file.new" "$file"
 }
 
-for what in steps faults invariants devices profiles; do
+for what in steps faults invariants devices mutants profiles; do
     page "$what.md" list "$what" --markdown
 done
 page scenario.schema.json schema

@@ -82,6 +82,8 @@ TEST_CASE("an error in a kernel") {
         {"[{image: {kernel: 0}}]", "4:28: error: a kernel image has at least one byte"},
         {"[{defects: none}]", "4:21: error: 'defects' needs one of literal, strict, not 'none'"},
         {"[{without: [vfio]}]", "4:22: error: 'without' needs one of iommu, pci, memfd, vfio-pci, iommufd, kvm, luo, kho, not 'vfio'"},
+        {"[{mutants: [KB-05, KB-05]}]", "4:29: error: 'KB-05' stands twice in 'mutants'"},
+        {"[{mutants: [KB-20]}]", "4:22: error: KB-20 is not modelled; it needs sessions"},
         {"[{without: [memfd, memfd]}]", "4:29: error: 'memfd' stands twice in 'without'"},
         {"[{debug: yes}]", "4:19: error: 'debug' needs true or false, not 'yes'"},
         {"[{numa: 1}]", "4:18: error: 'numa' needs true or false, not '1'"},

@@ -29,6 +29,7 @@ kernels:
   - {profile: linux-6.16, release: 6.16.1, cmdline: "a b", image: {kernel: 4MiB, initrd: 0}, cost: typical}
   - profile: luo-v2
     defects: strict
+    mutants: [KB-05, KB-align]
     without: [memfd]
     debug: true
     numa: false
@@ -90,6 +91,10 @@ TEST_CASE("everything that a scenario can say is read") {
     CHECK(scenario.kernels[0].initrd_bytes == 0);
     CHECK(scenario.kernels[0].cost.user_space == CostModel::typical().user_space);
     CHECK(scenario.kernels[1].strict_defects);
+    CHECK(scenario.kernels[1].mutants.has(Mutant::kb05));
+    CHECK(scenario.kernels[1].mutants.has(Mutant::kb_align));
+    CHECK_FALSE(scenario.kernels[1].mutants.has(Mutant::kb06));
+    CHECK(scenario.kernels[0].mutants.empty());
     CHECK(scenario.kernels[1].without == std::set<std::string>{"memfd"});
     CHECK(scenario.kernels[1].debug);
     CHECK_FALSE(scenario.kernels[1].numa);
