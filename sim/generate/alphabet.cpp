@@ -13,7 +13,7 @@ struct ActionInfo {
 };
 constexpr ActionInfo action_table[] = {
     {Action::write, "memfd.write", "write"},
-    {Action::grow, "memfd.truncate", "grow"},
+    {Action::append, "memfd.write", "append"},
     {Action::empty, "memfd.truncate", "empty"},
     {Action::close_file, "memfd.close", "close"},
     {Action::preserve, "luo.preserve", "preserve"},
@@ -34,6 +34,11 @@ constexpr ActionInfo action_table[] = {
     {Action::kexec, "kexec", "kexec"},
     {Action::register_subsystem, "subsystem.register", "register"},
     {Action::unregister_subsystem, "subsystem.unregister", "unregister"},
+    {Action::kho_preserve, "kho.preserve", "preserve"},
+    {Action::kho_unpreserve, "kho.unpreserve", "unpreserve"},
+    {Action::kho_restore, "kho.restore", "restore"},
+    {Action::kho_finalize, "kho.finalize", "finalize"},
+    {Action::kho_abort, "kho.abort", "abort"},
 };
 static_assert(std::size(action_table) == action_count);
 
@@ -71,6 +76,14 @@ std::vector<Letter> luo_letters() {
     return letters;
 }
 
+std::vector<Letter> kho_letters() {
+    std::vector<Letter> letters;
+    for (const Action action : {Action::kho_preserve, Action::kho_unpreserve, Action::kho_restore})
+        for (int folio = 0; folio < folio_count; ++folio) letters.push_back({.action = action, .folio = folio});
+    for (const Action action : {Action::kho_finalize, Action::kho_abort}) letters.push_back({.action = action});
+    return letters;
+}
+
 std::vector<Letter> subsystem_letters() {
     std::vector<Letter> letters;
     for (int subsystem = 0; subsystem < subsystem_count; ++subsystem)
@@ -84,6 +97,17 @@ std::vector<Letter> subsystem_letters() {
 }  // namespace
 
 std::string_view step_name(Action action) { return info(action).step; }
+
+std::string_view action_detail(Action action) {
+    switch (action) {
+    case Action::append: return " behind the end";
+    case Action::file_prepare: return " prepare";
+    case Action::file_freeze: return " freeze";
+    case Action::file_cancel: return " cancel";
+    case Action::file_finish: return " finish";
+    default: return {};
+    }
+}
 
 std::string_view refusal_errno(Refusal refusal) {
     switch (refusal) {
@@ -104,8 +128,14 @@ std::string_view subsystem_name(int subsystem) {
     return names.at(static_cast<std::size_t>(subsystem));
 }
 
+std::string_view folio_name(int folio) {
+    constexpr std::array<std::string_view, folio_count> names{"x", "y"};
+    return names.at(static_cast<std::size_t>(folio));
+}
+
 int token_number(int token) { return token + 1; }
 
+u32 folio_pattern(int folio) { return static_cast<u32>(folio) + 21; }
 u32 first_pattern(int file) { return static_cast<u32>(file) + 1; }
 u32 written_pattern(int file) { return static_cast<u32>(file) + 11; }
 
@@ -116,10 +146,10 @@ std::string Letter::text() const {
     };
     switch (action) {
     case Action::write:
-        return fmt::format("{}: {{fd: {}, offset: 4KiB, fill: pattern({}), length: 4KiB}}", step, file_name(file),
+    case Action::append:
+        return fmt::format("{}: {{fd: {}, offset: {}KiB, fill: pattern({}), length: 4KiB}}", step, file_name(file),
+                           (action == Action::write ? file_pages - 1 : file_pages) * page_bytes / KiB,
                            written_pattern(file));
-    case Action::grow:
-        return fmt::format("{}: {{fd: {}, size: {}KiB}}", step, file_name(file), grown_pages * page_bytes / KiB);
     case Action::empty: return fmt::format("{}: {{fd: {}, size: 0}}", step, file_name(file));
     case Action::close_file: return fmt::format("{}: {{fd: {}}}", step, file_name(file));
     case Action::preserve:
@@ -136,6 +166,11 @@ std::string Letter::text() const {
                    : fmt::format("{}: {{name: {}, {}: {}}}", step, subsystem_name(subsystem),
                                  refusal == Refusal::prepare ? "prepare" : "freeze", refusal_errno(refusal));
     case Action::unregister_subsystem: return fmt::format("{}: {{name: {}}}", step, subsystem_name(subsystem));
+    case Action::kho_preserve:
+    case Action::kho_unpreserve:
+    case Action::kho_restore: return fmt::format("{}: {{folio: {}}}", step, folio_name(folio));
+    case Action::kho_finalize:
+    case Action::kho_abort:
     case Action::prepare:
     case Action::freeze:
     case Action::cancel:
@@ -154,6 +189,7 @@ std::string Letter::slug() const {
     if (file != no_object) text += fmt::format("-{}", file_name(file));
     if (token != no_object) text += fmt::format("-{}", token_number(token));
     if (subsystem != no_object) text += fmt::format("-{}", subsystem_name(subsystem));
+    if (folio != no_object) text += fmt::format("-{}", folio_name(folio));
     if (refusal == Refusal::prepare) text += "-no-prepare";
     if (refusal == Refusal::freeze) text += "-no-freeze";
     return text;
@@ -161,17 +197,20 @@ std::string Letter::slug() const {
 
 std::span<const Group> groups() {
     static const std::vector<Group> all{
-        {"memfd", "write a page, grow, empty, close; of each memfd",
-         of_each_file({Action::write, Action::grow, Action::empty, Action::close_file})},
+        {"memfd", "write a page, append one, empty, close; of each memfd",
+         of_each_file({Action::write, Action::append, Action::empty, Action::close_file}), true, true},
         {"luo", "preserve and restore each memfd under each token, unpreserve, the events, open and close the device",
          luo_letters()},
         {"file-event", "the events for one file, by its token",
          of_each_token({Action::file_prepare, Action::file_freeze, Action::file_cancel, Action::file_finish})},
         {"kexec",
          "load, reboot, and both in one",
-         {{.action = Action::load}, {.action = Action::exec}, {.action = Action::kexec}}},
+         {{.action = Action::load}, {.action = Action::exec}, {.action = Action::kexec}},
+         true,
+         true},
         {"subsystem", "register each subsystem: one that works, whose prepare fails, whose freeze fails; unregister",
          subsystem_letters()},
+        {"kho", "preserve, unpreserve and restore each folio, finalize, abort", kho_letters(), false, true},
     };
     return all;
 }

@@ -15,6 +15,22 @@ void World::create_file(int file) {
     files.push_back({Pages(file_pages, first_pattern(file))});
 }
 
+void World::create_objects() {
+    for (int file = 0; file < file_count; ++file) create_file(file);
+    if (!edition.has_luo()) folios.resize(folio_count);
+}
+
+World next_kernel(World& world) {
+    const bool lost = !world.unclaimed.empty() || std::ranges::any_of(world.incoming, [](const auto& one) {
+        return !one.second.restored;
+    }) || std::ranges::any_of(world.folios, [](const World::Folio& one) { return one.came && !one.restored; });
+    if (lost) world.findings.insert("loss.silent");
+    World next(world.edition);
+    next.generation = world.generation + 1;
+    next.findings = std::move(world.findings);
+    return next;
+}
+
 std::string_view state_name(State state) {
     switch (state) {
     case State::normal: return "normal";
@@ -26,6 +42,10 @@ std::string_view state_name(State state) {
 }
 
 namespace {
+
+constexpr Profiles luo_v2 = profile_bit(Profile::luo_v2), luo_v3 = profile_bit(Profile::luo_v3);
+constexpr Profiles luo = luo_v2 | luo_v3;
+constexpr Profiles every = luo | profile_bit(Profile::linux_6_16) | profile_bit(Profile::linux_6_18);
 
 // ---- what conditions ask ----
 
@@ -182,12 +202,7 @@ void restore(World& world, const Letter& letter) {
 }
 
 void boot_next(World& world, bool handed_over) {
-    const bool lost = !world.unclaimed.empty() ||
-                      std::ranges::any_of(world.incoming, [](const auto& one) { return !one.second.restored; });
-    if (lost) world.findings.insert("loss.silent");
-    World next(world.edition);
-    next.generation = world.generation + 1;
-    next.findings = std::move(world.findings);
+    World next = next_kernel(world);
     if (handed_over) {
         next.state = State::updated;
         for (const auto& [token, file] : world.outgoing)
@@ -234,215 +249,121 @@ constexpr std::string_view handing_over = "KHO v1, handing over to the next kern
 constexpr std::string_view scenario_steps = "Scenario format, names and agents";
 constexpr std::string_view files_of_linux = "memfd_create(2), ftruncate(2), pwrite(2), close(2)";
 
+void write_page(World& world, const Letter& letter, std::size_t page) {
+    Pages& pages = world.file_at(letter.file).pages;
+    if (pages.size() <= page) pages.resize(page + 1, zero_pattern);
+    pages[page] = written_pattern(letter.file);
+}
+
 void add_memfd(std::vector<Row>& rows) {
-    for (const Action action : {Action::write, Action::grow, Action::empty, Action::close_file})
+    for (const Action action : {Action::write, Action::append, Action::empty, Action::close_file})
         rows.push_back(
-            {action, {}, "the descriptor is closed", descriptor_closed, "EBADF", "", nullptr, scenario_steps});
-    for (const Action action : {Action::grow, Action::empty})
-        rows.push_back({action, {}, "its mapping is frozen", mapping_frozen, "EPERM", "", nullptr, memfd_frozen});
-    rows.push_back({Action::write,
-                    {},
-                    "its mapping is frozen, and the page lies behind its end",
+            {action, every, "the descriptor is closed", descriptor_closed, "EBADF", "", nullptr, scenario_steps});
+    rows.push_back({Action::empty, luo, "its mapping is frozen", mapping_frozen, "EPERM", "", nullptr, memfd_frozen});
+    rows.push_back({Action::append, luo, "its mapping is frozen, and the page lies behind its end",
                     [](const World& world, const Letter& letter) {
                         const World::File& file = world.file_at(letter.file);
-                        return file.frozen && file.pages.size() < 2;
+                        return file.frozen && file.pages.size() <= file_pages;
                     },
-                    "EPERM",
-                    "",
-                    nullptr,
-                    memfd_frozen});
-    rows.push_back({Action::write,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "its second page",
-                    [](World& world, const Letter& letter) {
-                        Pages& pages = world.file_at(letter.file).pages;
-                        if (pages.size() < 2) pages.resize(2, zero_pattern);
-                        pages[1] = written_pattern(letter.file);
-                    },
+                    "EPERM", "", nullptr, memfd_frozen});
+    rows.push_back({Action::write, every, "else", always, "ok", "its second page",
+                    [](World& world, const Letter& letter) { write_page(world, letter, file_pages - 1); },
                     files_of_linux});
-    rows.push_back({Action::grow,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "its size",
-                    [](World& world, const Letter& letter) {
-                        world.file_at(letter.file).pages.resize(grown_pages, zero_pattern);
-                    },
+    rows.push_back({Action::append, every, "else", always, "ok", "its third page, and its size",
+                    [](World& world, const Letter& letter) { write_page(world, letter, file_pages); },
                     files_of_linux});
-    rows.push_back({Action::empty,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "its size",
+    rows.push_back({Action::empty, every, "else", always, "ok", "its size",
                     [](World& world, const Letter& letter) { world.file_at(letter.file).pages.clear(); },
                     files_of_linux});
-    rows.push_back({Action::close_file,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "the name is free; the file stays while preserved",
-                    [](World& world, const Letter& letter) { world.descriptors.at(letter.file) = no_object; },
-                    files_of_linux});
+    rows.push_back(
+        {Action::close_file, every, "else", always, "ok", "the name is free; the file stays while preserved",
+         [](World& world, const Letter& letter) { world.descriptors.at(letter.file) = no_object; }, files_of_linux});
 }
 
 void add_device(std::vector<Row>& rows) {
     for (const Action action :
          {Action::preserve, Action::unpreserve, Action::restore, Action::prepare, Action::freeze, Action::cancel,
           Action::finish, Action::file_prepare, Action::file_freeze, Action::file_cancel, Action::file_finish})
-        rows.push_back({action, {}, "the device was closed", device_closed, "EBADF", "", nullptr, scenario_steps});
-    rows.push_back({Action::open_device, Posting::v3, "it is open",
+        rows.push_back({action, luo, "the device was closed", device_closed, "EBADF", "", nullptr, scenario_steps});
+    rows.push_back({Action::open_device, luo_v3, "it is open",
                     [](const World& world, const Letter&) { return world.device == World::Device::open; }, "EBUSY",
                     "", nullptr, device_v3});
-    rows.push_back({Action::open_device, {}, "else", always, "ok", "it is open", open, device_v3});
-    rows.push_back({Action::close_device,
-                    {},
-                    "it is not open",
-                    [](const World& world, const Letter&) { return world.device != World::Device::open; },
-                    "EBADF",
-                    "",
-                    nullptr,
-                    scenario_steps});
-    rows.push_back({Action::close_device, Posting::v3, "else", always, "ok",
+    rows.push_back({Action::open_device, luo, "else", always, "ok", "it is open", open, device_v3});
+    rows.push_back({Action::close_device, luo, "it is not open",
+                    [](const World& world, const Letter&) { return world.device != World::Device::open; }, "EBADF",
+                    "", nullptr, scenario_steps});
+    rows.push_back({Action::close_device, luo_v3, "else", always, "ok",
                     "all outgoing files are dropped (LUO-D7: the state is not)", close_device_v3, device_v3});
-    rows.push_back(
-        {Action::close_device, Posting::v2, "else", always, "ok", "files stay", close_device_v2, device_v2});
+    rows.push_back({Action::close_device, luo_v2, "else", always, "ok", "files stay", close_device_v2, device_v2});
 }
 
 void add_files(std::vector<Row>& rows) {
     rows.push_back(
-        {Action::preserve, {}, "the descriptor is closed", descriptor_closed, "EBADF", "", nullptr, fd_operations});
-    rows.push_back({Action::preserve, {}, "prepared or frozen", under_way, "EBUSY", "", nullptr, fd_operations});
-    rows.push_back({Action::preserve, {}, "the token is taken", token_taken, "EEXIST", "", nullptr, fd_operations});
-    rows.push_back({Action::preserve,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "the file is registered under the token",
+        {Action::preserve, luo, "the descriptor is closed", descriptor_closed, "EBADF", "", nullptr, fd_operations});
+    rows.push_back({Action::preserve, luo, "prepared or frozen", under_way, "EBUSY", "", nullptr, fd_operations});
+    rows.push_back({Action::preserve, luo, "the token is taken", token_taken, "EEXIST", "", nullptr, fd_operations});
+    rows.push_back({Action::preserve, luo, "else", always, "ok", "the file is registered under the token",
                     [](World& world, const Letter& letter) {
                         world.outgoing[letter.token] = {world.descriptors.at(letter.file), State::normal};
                     },
                     fd_operations});
-    rows.push_back({Action::unpreserve, {}, "prepared or frozen", under_way, "EBUSY", "", nullptr, fd_operations});
+    rows.push_back({Action::unpreserve, luo, "prepared or frozen", under_way, "EBUSY", "", nullptr, fd_operations});
     rows.push_back(
-        {Action::unpreserve, {}, "the token is unknown", token_unknown, "ENOENT", "", nullptr, fd_operations});
-    rows.push_back({Action::unpreserve,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "a file that was prepared alone is cancelled",
+        {Action::unpreserve, luo, "the token is unknown", token_unknown, "ENOENT", "", nullptr, fd_operations});
+    rows.push_back({Action::unpreserve, luo, "else", always, "ok", "a file that was prepared alone is cancelled",
                     [](World& world, const Letter& letter) {
                         cancel_file(world, world.outgoing.at(letter.token));
                         world.outgoing.erase(letter.token);
                     },
                     fd_operations});
-    rows.push_back({Action::restore, {}, "not updated", not_updated, "EBUSY", "", nullptr, fd_operations});
-    rows.push_back({Action::restore,
-                    {},
-                    "no file came under the token",
+    rows.push_back({Action::restore, luo, "not updated", not_updated, "EBUSY", "", nullptr, fd_operations});
+    rows.push_back({Action::restore, luo, "no file came under the token",
                     [](const World& world, const Letter& letter) { return !world.incoming.contains(letter.token); },
-                    "ENOENT",
-                    "",
-                    nullptr,
-                    fd_operations});
-    rows.push_back({Action::restore,
-                    {},
-                    "it was restored before",
+                    "ENOENT", "", nullptr, fd_operations});
+    rows.push_back({Action::restore, luo, "it was restored before",
                     [](const World& world, const Letter& letter) { return world.incoming.at(letter.token).restored; },
-                    "EINVAL",
-                    "",
-                    nullptr,
-                    fd_operations});
+                    "EINVAL", "", nullptr, fd_operations});
     rows.push_back(
-        {Action::restore, {}, "else", always, "ok", "the file, as it was at the jump", restore, fd_operations});
+        {Action::restore, luo, "else", always, "ok", "the file, as it was at the jump", restore, fd_operations});
 }
 
 void add_file_events(std::vector<Row>& rows) {
     for (const Action action : {Action::file_prepare, Action::file_freeze, Action::file_cancel, Action::file_finish})
-        rows.push_back(
-            {action, Posting::v2, "the posting has no such ioctl", always, "ENOTTY", "", nullptr, device_v2});
+        rows.push_back({action, luo_v2, "the posting has no such ioctl", always, "ENOTTY", "", nullptr, device_v2});
     for (const Action action : {Action::file_prepare, Action::file_freeze, Action::file_cancel})
-        rows.push_back({action, {}, "the token is unknown", token_unknown, "ENOENT", "", nullptr, fd_operations});
-    rows.push_back({Action::file_finish,
-                    {},
-                    "the token is unknown, in both directions",
+        rows.push_back({action, luo_v3, "the token is unknown", token_unknown, "ENOENT", "", nullptr, fd_operations});
+    rows.push_back({Action::file_finish, luo_v3, "the token is unknown, in both directions",
                     [](const World& world, const Letter& letter) {
                         return token_unknown(world, letter) && !world.incoming.contains(letter.token);
                     },
-                    "ENOENT",
-                    "",
-                    nullptr,
-                    fd_operations});
-    rows.push_back({Action::file_finish, {}, "not updated", not_updated, "EBUSY", "", nullptr, fd_operations});
-    rows.push_back({Action::file_finish,
-                    {},
-                    "else: what a later event finds is not specified",
-                    always,
-                    unspecified,
-                    "",
-                    nullptr,
-                    fd_operations});
-    rows.push_back({Action::file_prepare,
-                    {},
-                    "the file is prepared or frozen",
+                    "ENOENT", "", nullptr, fd_operations});
+    rows.push_back({Action::file_finish, luo_v3, "not updated", not_updated, "EBUSY", "", nullptr, fd_operations});
+    rows.push_back({Action::file_finish, luo_v3, "else: what a later event finds is not specified", always,
+                    unspecified, "", nullptr, fd_operations});
+    rows.push_back({Action::file_prepare, luo_v3, "the file is prepared or frozen",
                     [](const World& world, const Letter& letter) {
                         return world.outgoing.at(letter.token).state != State::normal;
                     },
-                    "ok",
-                    "",
-                    nullptr,
-                    fd_operations});
-    rows.push_back({Action::file_prepare,
-                    {},
-                    "KHO is finalized",
-                    [](const World& world, const Letter&) { return world.finalized; },
-                    "EBUSY",
-                    "",
-                    nullptr,
-                    "KHO v1, differences carried by LUO"});
+                    "ok", "", nullptr, fd_operations});
     rows.push_back(
-        {Action::file_prepare,
-         {},
-         "the file is empty",
+        {Action::file_prepare, luo_v3, "the file is empty",
          [](const World& world, const Letter& letter) {
              return world.files[static_cast<std::size_t>(world.outgoing.at(letter.token).file)].pages.empty();
          },
-         "EINVAL",
-         "",
-         nullptr,
-         "LUO, memfd preservation"});
-    rows.push_back({Action::file_prepare,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "that file is prepared",
+         "EINVAL", "", nullptr, "LUO, memfd preservation: pages are pinned first"});
+    rows.push_back({Action::file_prepare, luo_v3, "KHO is finalized",
+                    [](const World& world, const Letter&) { return world.finalized; }, "EBUSY", "", nullptr,
+                    "KHO v1, differences carried by LUO"});
+    rows.push_back({Action::file_prepare, luo_v3, "else", always, "ok", "that file is prepared",
                     [](World& world, const Letter& letter) { prepare_file(world, world.outgoing.at(letter.token)); },
                     fd_operations});
-    rows.push_back({Action::file_freeze,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "that file is frozen, if it was prepared",
+    rows.push_back({Action::file_freeze, luo_v3, "else", always, "ok", "that file is frozen, if it was prepared",
                     [](World& world, const Letter& letter) {
                         World::Outgoing& file = world.outgoing.at(letter.token);
                         if (file.state == State::prepared) file.state = State::frozen;
                     },
                     fd_operations});
-    rows.push_back({Action::file_cancel,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "that file is cancelled, if it was prepared",
+    rows.push_back({Action::file_cancel, luo_v3, "else", always, "ok", "that file is cancelled, if it was prepared",
                     [](World& world, const Letter& letter) {
                         World::Outgoing& file = world.outgoing.at(letter.token);
                         if (file.state != State::normal && world.finalized) world.cancelled_alone = true;
@@ -452,159 +373,84 @@ void add_file_events(std::vector<Row>& rows) {
 }
 
 void add_events(std::vector<Row>& rows) {
-    rows.push_back({Action::prepare, {}, "not normal", not_normal, "EINVAL", "", nullptr, transitions});
-    rows.push_back({Action::prepare,
-                    {},
-                    "KHO is still finalized, after a failed freeze (LUO-D5)",
-                    [](const World& world, const Letter&) { return world.finalized; },
-                    "EBUSY",
-                    "",
-                    nullptr,
+    rows.push_back({Action::prepare, luo, "not normal", not_normal, "EINVAL", "", nullptr, transitions});
+    rows.push_back({Action::prepare, luo, "KHO is still finalized, after a failed freeze (LUO-D5)",
+                    [](const World& world, const Letter&) { return world.finalized; }, "EBUSY", "", nullptr,
                     defects});
-    rows.push_back({Action::prepare,
-                    {},
-                    "a file or subsystem refuses: an empty memfd, a callback",
-                    prepare_refused,
-                    "",
-                    "those before it are cancelled; the state stays",
-                    prepare_failed,
-                    prepare_steps});
-    rows.push_back({Action::prepare, {}, "else", always, "ok", "prepared; KHO is finalized", prepare, prepare_steps});
+    rows.push_back({Action::prepare, luo, "a file or subsystem refuses: an empty memfd, a callback", prepare_refused,
+                    "", "those before it are cancelled; the state stays", prepare_failed, prepare_steps});
+    rows.push_back(
+        {Action::prepare, luo, "else", always, "ok", "prepared; KHO is finalized", prepare, prepare_steps});
 
-    rows.push_back({Action::freeze, {}, "not prepared", not_prepared, "EINVAL", "", nullptr, transitions});
-    rows.push_back({Action::freeze,
-                    {},
-                    "a subsystem refuses",
-                    freeze_refused,
-                    "",
-                    "normal; KHO stays finalized (LUO-D4, D5), unless defects are repaired",
-                    freeze_failed,
+    rows.push_back({Action::freeze, luo, "not prepared", not_prepared, "EINVAL", "", nullptr, transitions});
+    rows.push_back({Action::freeze, luo, "a subsystem refuses", freeze_refused, "",
+                    "normal; KHO stays finalized (LUO-D4, D5), unless defects are repaired", freeze_failed,
                     freeze_steps});
-    rows.push_back({Action::freeze, {}, "else", always, "ok", "frozen", freeze, freeze_steps});
+    rows.push_back({Action::freeze, luo, "else", always, "ok", "frozen", freeze, freeze_steps});
 
-    rows.push_back({Action::cancel,
-                    {},
-                    "normal or updated, KHO is not finalized",
-                    [](const World& world, const Letter&) { return !world.finalized; },
-                    "ENOENT",
-                    "",
-                    nullptr,
+    rows.push_back({Action::cancel, luo, "normal or updated, KHO is not finalized",
+                    [](const World& world, const Letter&) { return !world.finalized; }, "ENOENT", "", nullptr,
                     cancel_steps});
-    rows.push_back({Action::cancel,
-                    {},
-                    "normal, and KHO is finalized after a failed freeze (LUO-D5)",
-                    [](const World& world, const Letter& letter) { return !under_way(world, letter); },
-                    "EINVAL",
-                    "KHO is aborted",
-                    only_abort,
-                    defects});
-    rows.push_back({Action::cancel,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "normal; all files and subsystems are cancelled",
-                    cancel,
-                    cancel_steps});
+    rows.push_back({Action::cancel, luo, "normal, and KHO is finalized after a failed freeze (LUO-D5)",
+                    [](const World& world, const Letter& letter) { return !under_way(world, letter); }, "EINVAL",
+                    "KHO is aborted", only_abort, defects});
+    rows.push_back({Action::cancel, luo, "else", always, "ok", "normal; all files and subsystems are cancelled",
+                    cancel, cancel_steps});
 
-    rows.push_back({Action::finish, {}, "not updated", not_updated, "EINVAL", "", nullptr, transitions});
-    rows.push_back({Action::finish,
-                    {},
-                    "a registered subsystem has no property in the incoming tree",
+    rows.push_back({Action::finish, luo, "not updated", not_updated, "EINVAL", "", nullptr, transitions});
+    rows.push_back({Action::finish, luo, "a registered subsystem has no property in the incoming tree",
                     [](const World& world, const Letter&) {
                         return std::ranges::any_of(world.subsystems, [&](const World::Subsystem& one) {
                             return !world.incoming_subsystems.contains(one.name);
                         });
                     },
-                    "panic",
-                    "the kernel is dead",
-                    finish_panics,
-                    finish_steps});
-    rows.push_back({Action::finish,
-                    {},
-                    "a file came under two tokens and was restored under one",
+                    "panic", "the kernel is dead", finish_panics, finish_steps});
+    rows.push_back({Action::finish, luo, "a file came under two tokens and was restored under one",
                     [](const World& world, const Letter&) {
                         return std::ranges::any_of(world.incoming,
                                                    [&](const auto& one) { return twin(world, one.first); });
                     },
-                    unspecified,
-                    "",
-                    nullptr,
-                    finish_steps});
-    rows.push_back({Action::finish,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "normal; what was not restored is discarded",
-                    finish,
+                    unspecified, "", nullptr, finish_steps});
+    rows.push_back({Action::finish, luo, "else", always, "ok", "normal; what was not restored is discarded", finish,
                     finish_steps});
 }
 
 void add_reboot(std::vector<Row>& rows) {
-    rows.push_back({Action::load, {}, "always", always, "ok", "an image is loaded", load, handing_over});
+    rows.push_back({Action::load, luo, "always", always, "ok", "an image is loaded", load, handing_over});
     for (const Action action : {Action::exec, Action::kexec}) {
-        rows.push_back({action,
-                        {},
-                        "prepared, and a subsystem refuses to freeze",
+        rows.push_back({action, luo, "prepared, and a subsystem refuses to freeze",
                         [](const World& world, const Letter& letter) {
                             return prepared(world, letter) && freeze_refused(world, letter);
                         },
-                        "",
-                        "as after a failed freeze; no jump",
-                        action == Action::kexec ? load_and_fail_freeze : freeze_failed,
-                        reboot_path});
+                        "", "as after a failed freeze; no jump",
+                        action == Action::kexec ? load_and_fail_freeze : freeze_failed, reboot_path});
         if (action == Action::exec) {
-            rows.push_back({action,
-                            {},
-                            "prepared, no image is loaded",
+            rows.push_back({action, luo, "prepared, no image is loaded",
                             [](const World& world, const Letter& letter) {
                                 return prepared(world, letter) && no_image(world, letter);
                             },
-                            "EINVAL",
-                            "frozen",
-                            freeze,
-                            reboot_path});
-            rows.push_back({action, {}, "no image is loaded", no_image, "EINVAL", "", nullptr, reboot_path});
+                            "EINVAL", "frozen", freeze, reboot_path});
+            rows.push_back({action, luo, "no image is loaded", no_image, "EINVAL", "", nullptr, reboot_path});
         }
-        rows.push_back({action,
-                        {},
-                        "normal, and KHO is finalized, or the root tree of an aborted update is stale",
+        rows.push_back({action, luo, "normal, and KHO is finalized, or the root tree of an aborted update is stale",
                         [](const World& world, const Letter& letter) {
                             return !under_way(world, letter) && (world.finalized || world.stale_root);
                         },
-                        unspecified,
-                        "",
-                        nullptr,
-                        handing_over});
-        rows.push_back({action,
-                        {},
+                        unspecified, "", nullptr, handing_over});
+        rows.push_back({action, luo,
                         "prepared or frozen again after a failed freeze: LUO's tree is listed twice (LUO-D5)",
-                        [](const World& world, const Letter&) { return world.rollback_owed; },
-                        unspecified,
-                        "",
-                        nullptr,
-                        defects});
-        rows.push_back({action,
-                        {},
-                        "prepared or frozen, a file was cancelled alone: its record and memory go over",
+                        [](const World& world, const Letter&) { return world.rollback_owed; }, unspecified, "",
+                        nullptr, defects});
+        rows.push_back({action, luo, "prepared or frozen, a file was cancelled alone: its record and memory go over",
                         [](const World& world, const Letter& letter) {
                             return under_way(world, letter) && world.cancelled_alone;
                         },
-                        unspecified,
-                        "",
-                        nullptr,
-                        fd_operations});
-        rows.push_back({action,
-                        {},
-                        "normal or updated",
-                        [](const World& world, const Letter& letter) { return !under_way(world, letter); },
-                        "ok",
-                        "the next kernel is normal; nothing is handed over",
-                        jump,
-                        reboot_path});
+                        unspecified, "", nullptr, fd_operations});
+        rows.push_back({action, luo, "normal or updated",
+                        [](const World& world, const Letter& letter) { return !under_way(world, letter); }, "ok",
+                        "the next kernel is normal; nothing is handed over", jump, reboot_path});
         rows.push_back(
-            {action, {}, "else", always, "ok", "the next kernel is updated", freeze_and_jump, reboot_path});
+            {action, luo, "else", always, "ok", "the next kernel is updated", freeze_and_jump, reboot_path});
     }
 }
 
@@ -615,41 +461,26 @@ void add_subsystems(std::vector<Row>& rows) {
         world.known_subsystems.insert(letter.subsystem);
     };
     rows.push_back(
-        {Action::register_subsystem, {}, "prepared or frozen", under_way, "EBUSY", "", nullptr, registration});
+        {Action::register_subsystem, luo, "prepared or frozen", under_way, "EBUSY", "", nullptr, registration});
     rows.push_back(
-        {Action::register_subsystem, {}, "the name is taken", on_list, "EEXIST", "", nullptr, registration});
-    rows.push_back({Action::register_subsystem, Posting::v3, "updated, and the incoming tree has no such property",
+        {Action::register_subsystem, luo, "the name is taken", on_list, "EEXIST", "", nullptr, registration});
+    rows.push_back({Action::register_subsystem, luo_v3, "updated, and the incoming tree has no such property",
                     [](const World& world, const Letter& letter) {
                         return world.state == State::updated && !world.incoming_subsystems.contains(letter.subsystem);
                     },
                     "ENOENT", "it is on the list all the same (LUO-D9)", append, registration});
     rows.push_back(
-        {Action::register_subsystem, {}, "else", always, "ok", "it is the last of the list", append, registration});
+        {Action::register_subsystem, luo, "else", always, "ok", "it is the last of the list", append, registration});
     rows.push_back(
-        {Action::unregister_subsystem,
-         {},
-         "never registered in this kernel",
+        {Action::unregister_subsystem, luo, "never registered in this kernel",
          [](const World& world, const Letter& letter) { return !world.known_subsystems.contains(letter.subsystem); },
-         "ENOENT",
-         "",
-         nullptr,
-         scenario_steps});
+         "ENOENT", "", nullptr, scenario_steps});
     rows.push_back(
-        {Action::unregister_subsystem, {}, "prepared or frozen", under_way, "EBUSY", "", nullptr, registration});
-    rows.push_back({Action::unregister_subsystem,
-                    {},
-                    "not on the list",
+        {Action::unregister_subsystem, luo, "prepared or frozen", under_way, "EBUSY", "", nullptr, registration});
+    rows.push_back({Action::unregister_subsystem, luo, "not on the list",
                     [](const World& world, const Letter& letter) { return !world.registered(letter.subsystem); },
-                    "ENOENT",
-                    "",
-                    nullptr,
-                    registration});
-    rows.push_back({Action::unregister_subsystem,
-                    {},
-                    "else",
-                    always,
-                    "ok",
-                    "it is off the list",
+                    "ENOENT", "", nullptr, registration});
+    rows.push_back({Action::unregister_subsystem, luo, "else", always, "ok", "it is off the list",
                     [](World& world, const Letter& letter) {
                         std::erase_if(world.subsystems,
                                       [&](const World::Subsystem& one) { return one.name == letter.subsystem; });
@@ -672,7 +503,7 @@ bool opens_device(Action action) {
     case Action::file_cancel:
     case Action::file_finish: return true;
     case Action::write:
-    case Action::grow:
+    case Action::append:
     case Action::empty:
     case Action::close_file:
     case Action::open_device:
@@ -681,22 +512,32 @@ bool opens_device(Action action) {
     case Action::exec:
     case Action::kexec:
     case Action::register_subsystem:
-    case Action::unregister_subsystem: return false;
+    case Action::unregister_subsystem:
+    case Action::kho_preserve:
+    case Action::kho_unpreserve:
+    case Action::kho_restore:
+    case Action::kho_finalize:
+    case Action::kho_abort: return false;
     }
     return false;
 }
 
 }  // namespace
 
+void add_luo_rows(std::vector<Row>& rows) {
+    add_device(rows);
+    add_memfd(rows);
+    add_files(rows);
+    add_file_events(rows);
+    add_events(rows);
+    add_reboot(rows);
+    add_subsystems(rows);
+}
+
 Reference::Reference(Edition edition) : edition_(edition) {
-    add_device(rows_);
-    add_memfd(rows_);
-    add_files(rows_);
-    add_file_events(rows_);
-    add_events(rows_);
-    add_reboot(rows_);
-    add_subsystems(rows_);
-    std::erase_if(rows_, [&](const Row& row) { return row.only && *row.only != edition.posting; });
+    add_luo_rows(rows_);
+    add_kho_rows(rows_);
+    std::erase_if(rows_, [&](const Row& row) { return !(row.in & profile_bit(edition.profile)); });
 }
 
 const Row& Reference::row_for(const World& world, const Letter& letter) const {
@@ -706,11 +547,11 @@ const Row& Reference::row_for(const World& world, const Letter& letter) const {
 }
 
 Reference::Answer Reference::step(World& world, const Letter& letter) const {
-    if (world.dead) return {std::string(dead_word), "no kernel is running"};
-    if (world.undefined) return {std::string(unspecified), {}};
+    if (world.dead) return {std::string(dead_word)};
+    if (world.undefined) return {std::string(unspecified)};
     if (opens_device(letter.action) && world.device == World::Device::unopened) world.device = World::Device::open;
     const Row& row = row_for(world, letter);
-    Answer answer{std::string(row.result), row.when};
+    Answer answer{std::string(row.result), &row};
     if (answer.result.empty())
         answer.result = letter.action == Action::prepare ? prepare_refusal(world) : freeze_refusal(world);
     if (row.then) row.then(world, letter);

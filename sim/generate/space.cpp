@@ -48,7 +48,7 @@ public:
 
     void run() {
         World world = reference_.world();
-        for (int file = 0; file < file_count; ++file) world.create_file(file);
+        world.create_objects();
         for (const Letter& letter : options_.opening) static_cast<void>(reference_.step(world, letter));
         descend(world, 0);
         std::ranges::stable_sort(space_.sequences, {}, [](const Sequence& one) { return one.size(); });
@@ -73,7 +73,8 @@ private:
     void visit(const World& before, unsigned depth) {
         // An opening has named the objects already.
         const bool renames = options_.symmetry && options_.opening.empty();
-        if (renames && (!in_order(letters_, &Letter::file) || !in_order(letters_, &Letter::subsystem))) {
+        if (renames && (!in_order(letters_, &Letter::file) || !in_order(letters_, &Letter::subsystem) ||
+                        !in_order(letters_, &Letter::folio))) {
             ++space_.renamed;
             return;
         }
@@ -106,11 +107,12 @@ public:
           case_(result) {}
 
     void open(const std::vector<Letter>& letters) {
-        for (int file = 0; file < file_count; ++file) {
+        for (int file = 0; file < file_count; ++file)
             check(fmt::format("memfd.create: {{name: {}, size: {}KiB, fill: pattern({})}}", file_name(file),
                               file_pages * page_bytes / KiB, first_pattern(file)));
-            world_.create_file(file);
-        }
+        world_.create_objects();
+        for (int folio = 0; folio < static_cast<int>(world_.folios.size()); ++folio)
+            check(fmt::format("kho.alloc: {{name: {}, fill: pattern({})}}", folio_name(folio), folio_pattern(folio)));
         for (const Letter& letter : letters) step(letter);
     }
 
@@ -118,11 +120,16 @@ public:
         const std::string before = situation();
         Reference::Answer answer = reference_.step(world_, letter);
         INVARIANT(answer.result != unspecified);
-        case_.steps.push_back({line(letter), std::move(answer.result), before, answer.why});
+        case_.steps.push_back(
+            {line(letter), std::move(answer.result), before, answer.row ? answer.row->when : "no kernel is running"});
     }
 
     void close() {
         if (world_.dead) return;
+        if (!world_.edition.has_luo()) {
+            close_kho();
+            return;
+        }
         check_state();
         check_files();
         if (world_.undefined) return;
@@ -141,6 +148,7 @@ private:
     }
     std::string situation() const {
         if (world_.dead) return "dead";
+        if (!world_.edition.has_luo()) return world_.finalized ? "finalized" : "not finalized";
         std::string text(state_name(world_.state));
         if (world_.finalized && world_.state == State::normal) text += ", KHO finalized";
         return text;
@@ -162,6 +170,30 @@ private:
     }
 
     void take_back(int subsystem) { step({.action = Action::unregister_subsystem, .subsystem = subsystem}); }
+
+    void check_folios() {
+        for (int folio = 0; folio < static_cast<int>(world_.folios.size()); ++folio)
+            if (world_.folios[static_cast<std::size_t>(folio)].owned)
+                check(fmt::format("kho.verify: {{folio: {}, fill: pattern({})}}", folio_name(folio),
+                                  folio_pattern(folio)));
+    }
+    /// Fetches what came; then what is preserved crosses a kexec, and is fetched.
+    void close_kho() {
+        check_files();
+        fetch_folios();
+        if (world_.undefined) return;
+        if (!world_.finalized) step({.action = Action::kho_finalize});
+        step({.action = Action::load});
+        step({.action = Action::exec});
+        fetch_folios();
+    }
+    void fetch_folios() {
+        for (int folio = 0; folio < static_cast<int>(world_.folios.size()); ++folio) {
+            const World::Folio& one = world_.folios[static_cast<std::size_t>(folio)];
+            if (one.came && !one.restored) step({.action = Action::kho_restore, .folio = folio});
+        }
+        check_folios();
+    }
 
     /// From updated to normal. False: there is no going on.
     bool finish_update() {
@@ -287,10 +319,10 @@ std::string Case::text(const Edition& edition, const std::string& comment) const
     }
     out += fmt::format(
         "format: 1\nscenario: {}\nsummary: {}\n\nmachine: {{memory: 64MiB}}\n\nkernels:\n"
-        "  - {{profile: {}, release: 6.16.0, cmdline: \"kho=on liveupdate=on\", image: {{kernel: 1MiB, initrd: "
+        "  - {{profile: {}, release: {}, cmdline: \"kho=on{}\", image: {{kernel: 1MiB, initrd: "
         "64KiB}}{}}}\n\nsteps:\n",
-        name, summary, edition.posting == Posting::v2 ? "luo-v2" : "luo-v3",
-        edition.strict ? ", defects: strict" : "");
+        name, summary, profile_name(edition.profile), profile_info(edition.profile).default_release,
+        edition.has_luo() ? " liveupdate=on" : "", edition.strict ? ", defects: strict" : "");
     for (const CaseStep& step : steps) {
         out += "  - " + step.text + "\n";
         if (step.expected == "ok") continue;
