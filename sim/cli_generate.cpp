@@ -65,6 +65,7 @@ GenerateOptions options_of(const GenerateCommand& command, const Edition& editio
     if (!edition.has_luo() && !opening->letters.empty())
         usage_error(fmt::format("--from '{}' is not for {}", command.from, profile_name(edition.profile)));
     options.space.opening = opening->letters;
+    if (!opening->letters.empty()) options.space.from = opening->name;
     options.jobs = command.jobs ? command.jobs : std::max(1U, std::thread::hardware_concurrency());
     options.budget = command.budget;
     options.seed = command.seed;

@@ -135,8 +135,10 @@ public:
         if (world_.undefined) return;
         if (world_.device == World::Device::closed) step({.action = Action::open_device});
         if (world_.state == State::updated && !finish_update()) return;
-        if (make_ready() && update()) finish_update();
-        if (!world_.dead) check_state();
+        if (!make_ready())
+            check_state();
+        else if (update())
+            finish_update();
     }
 
     const World& world() const { return world_; }
@@ -300,8 +302,10 @@ std::vector<Letter> letters_of(const Space& space, const Sequence& sequence) {
 
 Case make_case(const Reference& reference, const SpaceOptions& options, const std::vector<Letter>& letters) {
     Case result;
-    result.name = joined(letters, "--");
-    result.summary = fmt::format("{}; then whatever is preserved crosses an update.", joined(letters, ", "));
+    const bool opened = !options.from.empty();
+    result.name = (opened ? options.from + "--" : "") + joined(letters, "--");
+    result.summary = fmt::format("{}{}; then whatever is preserved crosses an update.",
+                                 opened ? fmt::format("From {} on, ", options.from) : "", joined(letters, ", "));
     CaseBuilder builder(reference, result);
     builder.open(options.opening);
     for (const Letter& letter : letters) builder.step(letter);

@@ -30,6 +30,8 @@ struct SpaceOptions {
     bool symmetry = true;
     /// Letters before every sequence: from which situation on it is judged.
     std::vector<Letter> opening;
+    /// What the opening is called, for names and summaries; empty: there is none.
+    std::string from;
 };
 
 /// Indexes into the letters of the alphabet.

@@ -203,3 +203,18 @@ TEST_CASE("a mistake on the command line of generate is exit 2", "[generate]") {
                                         "--from nowhere", "--sample 3", "--jobs 0"})
         CHECK(exit_code("generate " + arguments + " 2>/dev/null") == 2);
 }
+
+TEST_CASE("an interrupted generate says what it knows and ends with 130", "[generate]") {
+    const TempDir dir;
+    const std::string json = (dir.path() / "result.json").string();
+    const std::string command = fmt::format(
+        "timeout --preserve-status -s INT 0.5 {} generate --length 4 --json {} "
+        "-q 2>/dev/null",
+        KEXEC_SIM_PROGRAM, json);
+    const int status = std::system(command.c_str());
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 130);
+    std::ifstream in(json);
+    const std::string text(std::istreambuf_iterator<char>(in), {});
+    CHECK(text.find("\"complete\": false") != std::string::npos);
+}
