@@ -135,8 +135,22 @@ void close_device_v3(World& world, const Letter& letter) {
 }
 void close_device_v2(World& world, const Letter&) { world.device = World::Device::closed; }
 
+void call_all(World& world, std::string_view callback) {
+    for (World::Subsystem& one : world.subsystems) one.calls.push_back(callback);
+}
+/// In the order of registration, until one refuses; those before it are then cancelled. No other is (LUO-D4).
+void call_until_refusal(World& world, std::string_view callback, Refusal refusal) {
+    for (std::size_t k = 0; k < world.subsystems.size(); ++k) {
+        world.subsystems[k].calls.push_back(callback);
+        if (world.subsystems[k].refusal != refusal) continue;
+        for (std::size_t before = 0; before < k; ++before) world.subsystems[before].calls.push_back("cancel");
+        return;
+    }
+}
+
 void prepare(World& world, const Letter&) {
     for (auto& [token, file] : world.outgoing) prepare_file(world, file);
+    call_all(world, "prepare");
     world.state = State::prepared;
     world.finalized = true;
     world.stale_root = false;
@@ -148,11 +162,13 @@ void prepare_failed(World& world, const Letter&) {
         if (file.state == State::normal && file_of(world, file).pages.empty()) return;
         cancel_file(world, file);
     }
+    call_until_refusal(world, "prepare", Refusal::prepare);
 }
 
 void freeze(World& world, const Letter&) {
     for (auto& [token, file] : world.outgoing)
         if (file.state == State::prepared) file.state = State::frozen;
+    call_all(world, "freeze");
     world.state = State::frozen;
 }
 /// The subsystem of the files comes first, so it is always among those that are cancelled (LUO-D4).
@@ -160,15 +176,22 @@ void freeze_failed(World& world, const Letter&) {
     cancel_files(world);
     world.state = State::normal;
     if (world.edition.strict) {
+        for (World::Subsystem& one : world.subsystems) {
+            one.calls.push_back("freeze");
+            if (one.refusal == Refusal::freeze) break;
+        }
+        call_all(world, "cancel");
         abort_kho(world);
         return;
     }
+    call_until_refusal(world, "freeze", Refusal::freeze);
     world.rollback_owed = true;
     world.findings.insert("luo.rollback");
 }
 
 void cancel(World& world, const Letter&) {
     cancel_files(world);
+    call_all(world, "cancel");
     world.state = State::normal;
     abort_kho(world);
 }
@@ -178,6 +201,7 @@ void finish(World& world, const Letter&) {
     world.state = State::normal;
     world.incoming.clear();
     world.incoming_subsystems.clear();
+    call_all(world, "finish");
     for (const World::Subsystem& one : world.subsystems) world.unclaimed.erase(one.name);
     if (world.dropped_came || !world.unclaimed.empty()) world.findings.insert("frame.accounted");
     world.unclaimed.clear();
@@ -457,8 +481,12 @@ void add_reboot(std::vector<Row>& rows) {
 void add_subsystems(std::vector<Row>& rows) {
     const auto on_list = [](const World& world, const Letter& letter) { return world.registered(letter.subsystem); };
     const auto append = [](World& world, const Letter& letter) {
-        world.subsystems.push_back({letter.subsystem, letter.refusal});
+        world.subsystems.push_back({letter.subsystem, letter.refusal, {}});
         world.known_subsystems.insert(letter.subsystem);
+        // The second posting has no such callback.
+        const bool boots = world.edition.profile == Profile::luo_v3 && world.state == State::updated &&
+                           world.incoming_subsystems.contains(letter.subsystem);
+        if (boots) world.subsystems.back().calls.push_back("boot");
     };
     rows.push_back(
         {Action::register_subsystem, luo, "prepared or frozen", under_way, "EBUSY", "", nullptr, registration});

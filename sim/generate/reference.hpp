@@ -67,6 +67,7 @@ struct World {
     struct Subsystem {
         int name = no_object;
         Refusal refusal = Refusal::none;
+        std::vector<std::string_view> calls;  // of its callbacks, since it registered
     };
     /// A folio of the bench, in a kernel without LUO.
     struct Folio {

@@ -132,13 +132,16 @@ public:
         }
         check_state();
         check_files();
+        check_calls();
         if (world_.undefined) return;
         if (world_.device == World::Device::closed) step({.action = Action::open_device});
         if (world_.state == State::updated && !finish_update()) return;
-        if (!make_ready())
-            check_state();
-        else if (update())
-            finish_update();
+        if (make_ready()) {
+            if (update()) finish_update();
+            return;
+        }
+        check_state();
+        check_calls();
     }
 
     const World& world() const { return world_; }
@@ -169,6 +172,12 @@ private:
                                   page ? fmt::format("{}KiB", page * page_bytes / KiB) : "0",
                                   pages[page] == zero_pattern ? "zero" : fmt::format("pattern({})", pages[page])));
         }
+    }
+
+    void check_calls() {
+        for (const World::Subsystem& one : world_.subsystems)
+            check(fmt::format("subsystem.expect: {{name: {}, calls: [{}]}}", subsystem_name(one.name),
+                              fmt::join(one.calls, ", ")));
     }
 
     void take_back(int subsystem) { step({.action = Action::unregister_subsystem, .subsystem = subsystem}); }
@@ -215,6 +224,7 @@ private:
         if (world_.undefined) return false;
         step({.action = Action::finish});
         check_state();
+        check_calls();
         return !world_.dead;
     }
 
