@@ -51,6 +51,7 @@ int dispatch(const Command& command, const std::string& program) {
         int operator()(const ExploreCommand& explore) const { return explore_command(explore, program); }
         int operator()(const MergeCommand& merge) const { return merge_command(merge, program); }
         int operator()(const ReplayCommand& replay) const { return replay_command(replay, program); }
+        int operator()(const GenerateCommand& generate) const { return generate_command(generate); }
         int operator()(const CheckCommand& check) const { return check_command(check); }
         int operator()(const ListCommand& list) const { return list_command(list); }
         int operator()(const SchemaCommand&) const { return schema_command(); }

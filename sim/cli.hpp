@@ -19,6 +19,7 @@ int cli_main(int argc, const char* const* argv);
 /// `program`: how the user called it, for the command that repeats a run.
 int explore_command(const ExploreCommand& command, const std::string& program);
 int merge_command(const MergeCommand& command, const std::string& program);
+int generate_command(const GenerateCommand& command);
 int replay_command(const ReplayCommand& command, const std::string& program);
 int run_command(const RunCommand& command, const std::string& program);
 int check_command(const CheckCommand& command);

@@ -50,6 +50,15 @@ struct MergeCommand {
     std::string json_file, csv_file;
     ViewOptions view;
 };
+struct GenerateCommand {
+    std::string alphabet = "memfd,luo,kexec", profile = "luo-v3", from = "normal";
+    unsigned length = 3, jobs = 0;  // jobs 0: one a core
+    bool strict = false, symmetry = true;
+    bool table = false;  // print the reference instead
+    u64 budget = 0, sample = 0, seed = 1;
+    std::string out_dir, json_file;
+    ViewOptions view;
+};
 struct ReplayCommand {
     std::string file;
     ViewOptions view;
@@ -75,8 +84,8 @@ struct TextCommand {
     std::string text;
 };
 
-using Command = std::variant<RunCommand, ExploreCommand, ReplayCommand, MergeCommand, CheckCommand, ListCommand, SchemaCommand,
-                             InspectOptions, ShowCommand, TextCommand>;
+using Command = std::variant<RunCommand, ExploreCommand, ReplayCommand, MergeCommand, GenerateCommand, CheckCommand,
+                             ListCommand, SchemaCommand, InspectOptions, ShowCommand, TextCommand>;
 
 /// Throws UserError: `kexec-sim: error: …` with a suggestion where something near exists.
 Command parse_command_line(int argc, const char* const* argv);

@@ -14,8 +14,8 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr std::string_view command_names[] = {"run",  "explore", "replay", "merge",  "check",
-                                              "list", "schema",  "inspect", "show"};
+constexpr std::string_view command_names[] = {"run",   "explore", "replay", "merge",   "generate",
+                                              "check", "list",    "schema", "inspect", "show"};
 constexpr std::string_view list_names[] = {"steps",   "faults",   "invariants", "devices",
                                            "mutants", "profiles", "scenarios"};
 constexpr std::string_view isolation_names[] = {"process", "inline"};
@@ -28,6 +28,7 @@ struct Texts {
     ExploreCommand explore;
     ReplayCommand replay;
     MergeCommand merge;
+    GenerateCommand generate;
     CheckCommand check;
     ListCommand list;
     InspectOptions inspect;
@@ -36,6 +37,8 @@ struct Texts {
     std::vector<std::string> sets, check_sets, faults;
     std::string explore_seed, explore_isolation, depth, budget, time, jobs, shard, random, shrink;
     std::vector<std::string> explore_sets;
+    std::string length, generate_jobs, generate_budget, sample, generate_seed;
+    bool no_symmetry = false;
     bool inspect_no_color = false;
     bool version = false;
 };
@@ -187,6 +190,59 @@ void add_explore(CLI::App& app, Texts& texts) {
     add_view(merge, texts.merge.view);
 }
 
+void add_generate(CLI::App& app, Texts& texts) {
+    CLI::App& generate = *app.add_subcommand(
+        "generate", "all short sequences of steps, run against a reference of what they must give");
+    GenerateCommand& into = texts.generate;
+    const std::string what = "What is run", how = "How", output = "Output";
+    generate
+        .add_option("--alphabet", into.alphabet,
+                    words("groups of steps, of: memfd, luo, file-event, kexec, subsystem (default: memfd,luo,kexec)"))
+        ->type_name("LIST")
+        ->group(what);
+    generate.add_option("--length", texts.length, words("steps of the longest sequence (default 3)"))
+        ->type_name("N")
+        ->group(what);
+    generate
+        .add_option("--from", into.from,
+                    words("where sequences begin: normal (the default), preserved, prepared, frozen or updated"))
+        ->type_name("STATE")
+        ->group(what);
+    generate.add_option("--profile", into.profile, words("of the kernels: luo-v3 (the default) or luo-v2"))
+        ->type_name("PROFILE")
+        ->group(what);
+    generate.add_flag("--strict", into.strict, words("kernels with 'defects: strict'"))->group(what);
+    generate
+        .add_flag("--no-symmetry", texts.no_symmetry,
+                  words("also sequences that are the same but for the names of memfds, tokens, subsystems"))
+        ->group(what);
+    generate.add_option("--budget", texts.generate_budget, words("at most N sequences, picked by the seed"))
+        ->type_name("N")
+        ->group(how);
+    generate.add_option("--seed", texts.generate_seed, words("of --budget and --sample (default 1)"))
+        ->type_name("N")
+        ->group(how);
+    generate.add_option("--jobs", texts.generate_jobs, words("worker processes (default: one a core)"))
+        ->type_name("N")
+        ->group(how);
+    generate
+        .add_option("--out", into.out_dir, words("write sequences that disagree into this folder, as scenario files"))
+        ->type_name("DIR")
+        ->group(output);
+    generate.add_option("--sample", texts.sample, words("with --out: K sequences more, picked by the seed"))
+        ->type_name("K")
+        ->group(output);
+    generate.add_option("--json", into.json_file, words("the result as JSON ('-': standard output)"))
+        ->type_name("FILE")
+        ->group(output);
+    generate.add_flag("--table", into.table, words("print the reference as a page, and run nothing"))->group(output);
+    generate.add_flag("-q,--quiet", into.view.quiet, words("print nothing but disagreements"))->group(output);
+    generate
+        .add_flag("--no-color", into.view.no_color,
+                  words("no colour (NO_COLOR does the same; there is none off a terminal)"))
+        ->group(output);
+}
+
 void add_others(CLI::App& app, Texts& texts) {
     CLI::App& check = *app.add_subcommand("check", "check scenario files without running them");
     check.add_option("SCENARIO", texts.check.files, words("scenario files"))->required();
@@ -233,6 +289,7 @@ void describe(CLI::App& app, Texts& texts) {
         "exit codes: 0 all holds, 1 a scenario failed, 2 bad usage or input, 3 a bug of kexec-sim");
     add_run(app, texts);
     add_explore(app, texts);
+    add_generate(app, texts);
     add_others(app, texts);
     app.get_formatter()->column_width(help_column);
     for (CLI::App* command : app.get_subcommands({})) {
@@ -349,6 +406,20 @@ ExploreCommand explore_of(Texts& texts) {
     return explore;
 }
 
+GenerateCommand generate_of(Texts& texts) {
+    GenerateCommand& generate = texts.generate;
+    generate.length = static_cast<unsigned>(number_of(texts.length, "--length", 3, 1));
+    if (generate.length > 6) usage_error(fmt::format("--length needs at most 6, not '{}'", texts.length));
+    generate.jobs = static_cast<unsigned>(number_of(texts.generate_jobs, "--jobs", 0, 1));
+    if (generate.jobs > 1024) usage_error(fmt::format("--jobs needs at most 1024, not '{}'", texts.generate_jobs));
+    generate.budget = number_of(texts.generate_budget, "--budget", 0, 1);
+    generate.sample = number_of(texts.sample, "--sample", 0, 1);
+    generate.seed = number_of(texts.generate_seed, "--seed", 1);
+    generate.symmetry = !texts.no_symmetry;
+    if (generate.sample && generate.out_dir.empty()) usage_error("--sample needs --out DIR");
+    return generate;
+}
+
 Command command_of(std::string_view name, Texts& texts) {
     if (name == "run") return run_of(texts);
     if (name == "explore") return explore_of(texts);
@@ -356,6 +427,7 @@ Command command_of(std::string_view name, Texts& texts) {
         check_view(texts.merge.view);
         return texts.merge;
     }
+    if (name == "generate") return generate_of(texts);
     if (name == "replay") {
         check_view(texts.replay.view);
         return texts.replay;

@@ -28,4 +28,5 @@ page() {
 for what in steps faults invariants devices mutants profiles; do
     page "$what.md" list "$what" --markdown
 done
+page errnos.md generate --table
 page scenario.schema.json schema
