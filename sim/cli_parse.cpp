@@ -196,8 +196,9 @@ void add_generate(CLI::App& app, Texts& texts) {
     GenerateCommand& into = texts.generate;
     const std::string what = "What is run", how = "How", output = "Output";
     generate
-        .add_option("--alphabet", into.alphabet,
-                    words("groups of steps, of: memfd, luo, file-event, kexec, subsystem (default: memfd,luo,kexec)"))
+        .add_option(
+            "--alphabet", into.alphabet,
+            words("groups of steps, of: memfd, luo, file-event, kexec, subsystem, kho (default: memfd,luo,kexec)"))
         ->type_name("LIST")
         ->group(what);
     generate.add_option("--length", texts.length, words("steps of the longest sequence (default 3)"))
@@ -208,7 +209,9 @@ void add_generate(CLI::App& app, Texts& texts) {
                     words("where sequences begin: normal (the default), preserved, prepared, frozen or updated"))
         ->type_name("STATE")
         ->group(what);
-    generate.add_option("--profile", into.profile, words("of the kernels: luo-v3 (the default) or luo-v2"))
+    generate
+        .add_option("--profile", into.profile,
+                    words("of the kernels: luo-v3 (the default), luo-v2, linux-6.16 or linux-6.18"))
         ->type_name("PROFILE")
         ->group(what);
     generate.add_flag("--strict", into.strict, words("kernels with 'defects: strict'"))->group(what);

@@ -55,7 +55,7 @@ std::string summary_text(const GenerateReport& report, const SpaceDescription& d
         report.space.renamed, report.space.unspecified));
     if (!report.complete()) line(fmt::format("not complete: {} of {}", report.runs, report.space.sequences.size()));
     line(report.disagreements.empty() ? styled("all agree with the reference", Style::good, color)
-                                      : styled(fmt::format("{} disagree with the reference",
+                                      : styled(fmt::format("not as the reference says: {}",
                                                            count_text(report.disagreements.size(), "sequence")),
                                                Style::bad, color));
     return text;

@@ -1,6 +1,8 @@
 // The reference of small step spaces by itself: no simulator runs here.
 #include <catch2/catch.hpp>
 
+#include <fstream>
+
 #include "sim/generate/space.hpp"
 
 namespace {
@@ -180,4 +182,17 @@ TEST_CASE("an enumeration begins with the short sequences and is always the same
     CHECK(space.sequences == again.sequences);
     CHECK(std::is_sorted(space.sequences.begin(), space.sequences.end(),
                          [](const Sequence& left, const Sequence& right) { return left.size() < right.size(); }));
+}
+
+TEST_CASE("the reference includes nothing of the code that it is compared with") {
+    for (const std::string file : {"alphabet.hpp", "alphabet.cpp", "reference.hpp", "reference.cpp",
+                                   "reference_kho.cpp", "space.hpp", "space.cpp"}) {
+        std::ifstream in(std::string(KEXEC_SIM_SOURCE_DIR) + "/sim/generate/" + file);
+        REQUIRE(in);
+        for (std::string line; std::getline(in, line);)
+            for (const std::string layer : {"luo/", "kho/", "kernel-model/"}) {
+                INFO(file << ": " << line);
+                CHECK(line.find("#include \"" + layer) == std::string::npos);
+            }
+    }
 }
