@@ -19,8 +19,8 @@ std::string yaml_text(std::string_view text) {
             out += "\\t";
         else if (c == '\r')
             out += "\\r";
-        else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-            out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+        else if (static_cast<unsigned char>(c) < 0x20)
+            out += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
         else
             out += c;
     }
