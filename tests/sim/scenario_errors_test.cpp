@@ -77,7 +77,7 @@ TEST_CASE("an error in a kernel") {
         {"[{profile: luo-3}]", "4:21: error: 'profile' needs one of linux-6.16, linux-6.18, luo-v2, luo-v3, not 'luo-3'; did you mean 'luo-v3'?"},
         {"[{relase: 6.16.0}]", "4:12: error: unknown key 'relase' in 'kernels'; did you mean 'release'?"},
         {"[{devices: presrve}]", "4:21: error: 'devices' needs one of preserve, teardown, not 'presrve'; did you mean 'preserve'?"},
-        {"[{mutants: [KB-05]}]", "4:12: error: unknown key 'mutants' in 'kernels'"},
+        {"[{mutant: [KB-05]}]", "4:12: error: unknown key 'mutant' in 'kernels'; did you mean 'mutants'?"},
         {"[{image: {kernal: 1M}}]", "4:20: error: unknown key 'kernal' in 'image'; did you mean 'kernel'?"},
         {"[{image: {kernel: 0}}]", "4:28: error: a kernel image has at least one byte"},
         {"[{defects: none}]", "4:21: error: 'defects' needs one of literal, strict, not 'none'"},

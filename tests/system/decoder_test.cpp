@@ -20,7 +20,7 @@ std::string text_of(const std::vector<decoder::Problem>& problems) {
 }
 
 /// An image that was loaded before an abort carries the tree as it was finalized; by then the kernel has forgotten it.
-const std::set<std::string> forgotten_after_load = {"kho/aborted-after-load-6.16"};
+const std::set<std::string> forgotten_after_load = {"bugs/stale-tree-handed-over", "kho/aborted-after-load-6.16"};
 
 bool refused(const RunResult& result, Generation generation) {
     return std::ranges::any_of(result.log, [&](const auto& line) {
