@@ -92,10 +92,6 @@ std::string kernel_text(const KernelSpec& kernel) {
             if (kernel.mutants.has(mutant.id)) names.emplace(mutant.name);
         text += ", mutants: " + list(names);
     }
-    std::vector<std::string_view> mutant_names;
-    for (const MutantInfo& mutant : mutants())
-        if (kernel.mutants.has(mutant.id)) mutant_names.push_back(mutant.name);
-    if (!mutant_names.empty()) text += ", mutants: " + list(mutant_names);
     if (!kernel.without.empty()) text += ", without: " + list(kernel.without);
     if (kernel.preserve_devices != info.has_luo)
         text += fmt::format(", devices: {}", kernel.preserve_devices ? "preserve" : "teardown");
