@@ -147,8 +147,8 @@ void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysR
     if (!action) return;
     const bool of_map = action->kind == FaultKind::misdirect || action->kind == FaultKind::duplicate ||
                         action->kind == FaultKind::swap;
-    const bool done = of_map ? apply_to_map(machine.ram, name, blob, *action)
-                             : apply_corruption(machine.ram, blob, *action);
+    const bool done =
+        of_map ? apply_to_map(machine.ram, name, blob, *action) : apply_corruption(machine.ram, blob, *action);
     if (!done) machine.faults.missed(name);
 }
 

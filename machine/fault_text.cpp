@@ -11,6 +11,13 @@
 namespace kexec_sim {
 namespace {
 
+std::string duration(u64 ns) {
+    for (const auto& [unit, factor] :
+         {std::pair{"s", u64{1'000'000'000}}, std::pair{"ms", u64{1'000'000}}, std::pair{"us", u64{1'000}}})
+        if (ns && ns % factor == 0) return fmt::format("{}{}", ns / factor, unit);
+    return fmt::format("{}ns", ns);
+}
+
 std::string quote(std::string_view text) {
     std::string result = "\"";
     for (const char c : text) {
@@ -24,7 +31,7 @@ std::string arguments(const FaultAction& action) {
     switch (action.kind) {
     case FaultKind::fail:
     case FaultKind::lie: return fmt::format("({})", errno_name(action.error));
-    case FaultKind::delay: return fmt::format("({}ns)", action.delay_ns);
+    case FaultKind::delay: return fmt::format("({})", duration(action.delay_ns));
     case FaultKind::flip: return fmt::format("({:#x},{})", action.offset, action.bit);
     case FaultKind::zero: return fmt::format("({:#x},{})", action.offset, action.length);
     case FaultKind::truncate: return fmt::format("({})", action.length);

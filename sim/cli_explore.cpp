@@ -46,7 +46,8 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.isolation = command.process_isolation ? Isolation::process : Isolation::inline_;
     options.modules = command.modules;
     options.out_dir = command.out_dir;
-    for (const auto& [key, value] : command.overrides) options.repeat_options += " --set " + shell_quoted(key + "=" + value);
+    for (const auto& [key, value] : command.overrides)
+        options.repeat_options += " --set " + shell_quoted(key + "=" + value);
     if (!command.process_isolation) options.repeat_options += " --isolation inline";
     for (const std::string& module : command.modules) options.repeat_options += " --module " + shell_quoted(module);
     return options;
@@ -120,8 +121,8 @@ ExploreReport merged(const std::vector<std::string>& folders, ReportContext& con
     for (std::size_t i = 0; i < journals.size(); ++i) {
         const JournalHead& head = journals[i].head;
         if (!first.same_exploration(head))
-            throw UserError(fmt::format("kexec-sim: error: {} and {} are of different explorations", folders[0],
-                                        folders[i]));
+            throw UserError(
+                fmt::format("kexec-sim: error: {} and {} are of different explorations", folders[0], folders[i]));
         if (head.shard >= first.shards || there[head.shard])
             throw UserError(fmt::format("kexec-sim: error: {}: shard {}/{} is there already", folders[i],
                                         head.shard + 1, head.shards));

@@ -16,10 +16,9 @@ namespace {
 constexpr u64 visits_in_full = 64;
 constexpr FaultKind operational_kinds[] = {FaultKind::fail,       FaultKind::panic, FaultKind::kill_agent,
                                            FaultKind::power_loss, FaultKind::delay, FaultKind::drop};
-constexpr FaultKind corrupting_kinds[] = {FaultKind::flip,    FaultKind::zero,      FaultKind::truncate,
-                                          FaultKind::replace, FaultKind::misdirect, FaultKind::duplicate,
-                                          FaultKind::swap,    FaultKind::skip,      FaultKind::lie,
-                                          FaultKind::drop};
+constexpr FaultKind corrupting_kinds[] = {
+    FaultKind::flip,      FaultKind::zero, FaultKind::truncate, FaultKind::replace, FaultKind::misdirect,
+    FaultKind::duplicate, FaultKind::swap, FaultKind::skip,     FaultKind::lie,     FaultKind::drop};
 
 std::vector<Errno> errnos_of(const FaultPointInfo& info) {
     std::vector<Errno> errnos;

@@ -198,8 +198,8 @@ private:
         Server server([&](const nlohmann::json& question) {
             PlanJob again{.faults = job.faults, .record_events = true};
             const bool as_walk = question.at("walk").get<bool>() && can_walk(again);
-            const PlanOutcome outcome = as_walk ? walk(scenario_, pool_options_, {again}).front()
-                                                : run_plan(scenario_, pool_options_, again);
+            const PlanOutcome outcome =
+                as_walk ? walk(scenario_, pool_options_, {again}).front() : run_plan(scenario_, pool_options_, again);
             return outcome.json();
         });
         const auto run_as = [&](bool as_walk) {

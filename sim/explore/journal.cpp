@@ -37,11 +37,21 @@ FaultPlan plan_of(const Json& json) {
 }  // namespace
 
 Json JournalHead::json() const {
-    Json out{{"format", format_name}, {"scenario", scenario},         {"file", file},
-             {"baseline", baseline},  {"points", points},             {"actions", actions},
-             {"seed", seed},          {"depth", depth},               {"random", random_plans},
-             {"shard", shard},        {"shards", shards},             {"visits", visits},
-             {"all_visits", all_visits}, {"point_visits", point_visits}, {"phases", Json::array()},
+    Json out{{"format", format_name},
+             {"scenario", scenario},
+             {"file", file},
+             {"baseline", baseline},
+             {"points", points},
+             {"actions", actions},
+             {"seed", seed},
+             {"depth", depth},
+             {"random", random_plans},
+             {"shard", shard},
+             {"shards", shards},
+             {"visits", visits},
+             {"all_visits", all_visits},
+             {"point_visits", point_visits},
+             {"phases", Json::array()},
              {"repeat_options", repeat_options}};
     for (const UpdatePhase& phase : phases) out["phases"].push_back({phase.begin_ns, phase.name});
     return out;
@@ -97,7 +107,8 @@ ReadJournal read_journal(const std::string& dir) {
             else
                 journal.outcomes.emplace_back(plan_of(json), PlanOutcome::from_json(json));
         } catch (const std::exception& error) {
-            throw UserError(fmt::format("{}:{}: error: not a line of such a journal: {}", name, number, error.what()));
+            throw UserError(
+                fmt::format("{}:{}: error: not a line of such a journal: {}", name, number, error.what()));
         }
     }
     if (journal.head.scenario.empty()) throw UserError(fmt::format("{}:1: error: the journal is empty", name));

@@ -24,7 +24,8 @@ Json question(const std::vector<PlanJob>& jobs) {
     for (const PlanJob& job : jobs) {
         Json faults = Json::array();
         for (const PlannedFault& fault : job.faults) faults.push_back(fault.text());
-        plans.push_back({{"visits", job.record_visits}, {"events", job.record_events}, {"faults", std::move(faults)}});
+        plans.push_back(
+            {{"visits", job.record_visits}, {"events", job.record_events}, {"faults", std::move(faults)}});
     }
     return plans;
 }
@@ -35,8 +36,7 @@ std::vector<PlanJob> jobs_of(const Json& plans) {
         PlanJob& job = jobs.emplace_back();
         job.record_visits = json.at("visits");
         job.record_events = json.at("events");
-        for (const auto& text : json.at("faults"))
-            job.faults.push_back(parse_fault(text.get<std::string>()).value());
+        for (const auto& text : json.at("faults")) job.faults.push_back(parse_fault(text.get<std::string>()).value());
     }
     return jobs;
 }
@@ -62,7 +62,8 @@ PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const
     std::vector<std::string> lines;
     run.silent = !job.record_events;
     if (job.record_events) run.on_event = [&](const TraceEvent& event) { lines.push_back(event_line(event)); };
-    run.private_memory = options.isolation == Isolation::inline_ && options.modules.empty() && scenario.modules.empty();
+    run.private_memory =
+        options.isolation == Isolation::inline_ && options.modules.empty() && scenario.modules.empty();
     try {
         PlanOutcome outcome = outcome_of(scenario, run_scenario(scenario, run));
         outcome.event_lines = std::move(lines);

@@ -13,8 +13,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string repeat_command(const FaultPlan& plan, const ReportContext& context) {
-    std::string text = fmt::format("{} run {} --seed {}", shell_quoted(context.program), shell_quoted(context.file),
-                                   context.seed);
+    std::string text =
+        fmt::format("{} run {} --seed {}", shell_quoted(context.program), shell_quoted(context.file), context.seed);
     for (const PlannedFault& fault : plan) text += " --fault " + shell_quoted(fault.text());
     return text + context.repeat_options;
 }
@@ -58,8 +58,7 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const auto line = [&](std::string_view one) { text += std::string(one) + "\n"; };
     const bool color = context.color;
     if (!report.baseline.passed) {
-        line(styled(fmt::format("{}: the run without faults fails already", context.scenario), Style::bad,
-                    color));
+        line(styled(fmt::format("{}: the run without faults fails already", context.scenario), Style::bad, color));
         for (const std::string& failure : report.baseline.failures) line("  " + failure);
         return text;
     }
@@ -94,9 +93,9 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const std::string complete = !report.complete ? "not complete"
                                  : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
                                                   : "complete";
-    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known,
-                     context.depth, complete,
-                     report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "", report.verified));
+    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known, context.depth,
+                     complete, report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "",
+                     report.verified));
     if (!context.missing.empty()) line(styled("shards that are missing: " + context.missing, Style::bad, color));
     line(report.groups.empty() ? styled("no violation", Style::good, color)
                                : styled(fmt::format("{} cause{} of violations", report.groups.size(),

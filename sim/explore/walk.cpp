@@ -66,6 +66,7 @@ public:
         };
         PlanOutcome end = run();
         end.event_lines = std::move(lines_);
+        if (!wants_visits_) end.visits.clear();
         if (out_ >= 0) answer(end);
         return std::move(outcomes_);
     }
@@ -108,7 +109,7 @@ private:
             out_ = pipe_ends[1];
             const PlanJob& job = jobs_[index];
             injector_->hook = nullptr;
-            injector_->record_visits = job.record_visits;
+            injector_->record_visits = wants_visits_ = job.record_visits;
             injector_->plan_now(job.faults.back());
             run_.faults = job.faults;
             return true;
@@ -140,11 +141,11 @@ private:
         if (late) return outcome_of_failure("hang", fmt::format("no end after {} s", options_.max_host_seconds));
         const Json json = Json::parse(text, nullptr, false);
         if (!json.is_discarded() && json.is_object()) return PlanOutcome::from_json(json);
-        return outcome_of_failure(
-            "crash", WIFSIGNALED(status)
-                         ? fmt::format("the simulator was killed by signal {} ({})", WTERMSIG(status),
-                                       strsignal(WTERMSIG(status)))
-                         : fmt::format("the simulator ended by itself, status {}", WEXITSTATUS(status)));
+        return outcome_of_failure("crash",
+                                  WIFSIGNALED(status)
+                                      ? fmt::format("the simulator was killed by signal {} ({})", WTERMSIG(status),
+                                                    strsignal(WTERMSIG(status)))
+                                      : fmt::format("the simulator ended by itself, status {}", WEXITSTATUS(status)));
     }
 
     [[noreturn]] void answer(const PlanOutcome& outcome) const {
@@ -165,6 +166,7 @@ private:
     std::vector<PlanOutcome> outcomes_;
     FaultInjector* injector_ = nullptr;
     std::vector<std::string> lines_;
+    bool wants_visits_ = false;
     std::map<FaultPoint, Due> due_;
     std::map<FaultPoint, u64> by_point_;
     std::map<std::pair<FaultPoint, std::string>, u64> by_name_;
@@ -178,7 +180,8 @@ bool can_walk(const PlanJob& job) {
     return last.visit != 0 && !last.generation && last.match.find_first_of("*?") == std::string::npos;
 }
 
-std::vector<PlanOutcome> walk(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs) {
+std::vector<PlanOutcome> walk(const Scenario& scenario, const PoolOptions& options,
+                              const std::vector<PlanJob>& jobs) {
     return Walker(scenario, options, jobs).walk();
 }
 

@@ -28,7 +28,8 @@ kernels:
   - {release: 6.16.0, cmdline: "kho=on liveupdate=on"}
 steps:
   - subsystem.register: {name: kvm}
-  - memfd.create: {name: ram, size: )") + size + R"(, fill: pattern(7)}
+  - memfd.create: {name: ram, size: )") +
+                              size + R"(, fill: pattern(7)}
   - luo.preserve: {fd: ram, token: 0x1}
   - luo.prepare:
   - kexec:

@@ -41,13 +41,13 @@ TEST_CASE("distinct points come before their other places, and these before repe
 }
 
 TEST_CASE("an action is tried where it means something") {
-    const auto faults = texts(candidate_faults({{FaultPoint::luo_sysfs, "", 1, 0, false},
-                                                {FaultPoint::kexec_jump, "", 1, 0, false}},
-                                               with_actions("operational")));
-    CHECK(faults == std::vector<std::string>{"luo.sysfs#1=fail(ENOMEM)", "luo.sysfs#1=panic", "luo.sysfs#1=kill-agent",
-                                             "luo.sysfs#1=power-loss", "luo.sysfs#1=delay(1ms)", "kexec.jump#1=panic",
-                                             "kexec.jump#1=kill-agent", "kexec.jump#1=power-loss",
-                                             "kexec.jump#1=delay(1ms)"});
+    const auto faults =
+        texts(candidate_faults({{FaultPoint::luo_sysfs, "", 1, 0, false}, {FaultPoint::kexec_jump, "", 1, 0, false}},
+                               with_actions("operational")));
+    CHECK(faults ==
+          std::vector<std::string>{"luo.sysfs#1=fail(ENOMEM)", "luo.sysfs#1=panic", "luo.sysfs#1=kill-agent",
+                                   "luo.sysfs#1=power-loss", "luo.sysfs#1=delay(1ms)", "kexec.jump#1=panic",
+                                   "kexec.jump#1=kill-agent", "kexec.jump#1=power-loss", "kexec.jump#1=delay(1ms)"});
 }
 
 TEST_CASE("fail takes the first errno of a point, fail:all each") {

@@ -108,7 +108,7 @@ TEST_CASE("everything that a scenario can say is read") {
                             "handover.map#1=zero(0x0,4096)",
                             "handover.luo#1=truncate(64)",
                             "handover.fdt#1=replace(\"kho-v1\",\"kho-v2\")",
-                            "kexec.jump#1=delay(80000000ns)",
+                            "kexec.jump#1=delay(80ms)",
                             "luo.file.freeze#1=skip",
                             "kho.finalize#1=lie(EIO)",
                             "boot.populate#1=power-loss",

@@ -93,9 +93,8 @@ TEST_CASE("after a corruption only bounded decoding is demanded", "[epilogue]") 
 
 TEST_CASE("a chain that is a circle or leads astray, and parts that change places, are decoded within bounds",
           "[epilogue]") {
-    for (const char* plan :
-         {"handover.map[chunk:0]#1=duplicate", "handover.map[chunk:0]#1=misdirect(0x1000)",
-          "handover.map[chunk:0]#1=misdirect(0x400000000000)", "handover.map[bitmap:0]#1=swap"}) {
+    for (const char* plan : {"handover.map[chunk:0]#1=duplicate", "handover.map[chunk:0]#1=misdirect(0x1000)",
+                             "handover.map[chunk:0]#1=misdirect(0x400000000000)", "handover.map[bitmap:0]#1=swap"}) {
         INFO(plan);
         const RunResult result = run_with(update(""), plan);
         INFO(reasons(result));
