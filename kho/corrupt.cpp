@@ -127,17 +127,7 @@ bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
         ram.write_bytes(blob.begin + offset, fresh.first(std::min(fresh.size(), as_bytes.size())));
         return true;
     }
-    case FaultKind::fail:
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::delay:
-    case FaultKind::drop:
-    case FaultKind::misdirect:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip:
-    case FaultKind::lie: break;
+    default: break;
     }
     return true;
 }

@@ -16,27 +16,24 @@ constexpr FaultPointInfo point_table[] = {
 #undef FAULT_POINT
 };
 
-struct KindName {
-    FaultKind kind;
-    std::string_view name;
+constexpr FaultKindInfo kind_table[] = {
+    {FaultKind::fail, "fail", true},
+    {FaultKind::panic, "panic", false},
+    {FaultKind::power_loss, "power-loss", false},
+    {FaultKind::kill_agent, "kill-agent", false},
+    {FaultKind::delay, "delay", true},
+    {FaultKind::drop, "drop", false},
+    {FaultKind::flip, "flip", true},
+    {FaultKind::zero, "zero", true},
+    {FaultKind::truncate, "truncate", true},
+    {FaultKind::replace, "replace", true},
+    {FaultKind::misdirect, "misdirect", true},
+    {FaultKind::duplicate, "duplicate", false},
+    {FaultKind::skip, "skip", false},
+    {FaultKind::lie, "lie", true},
+    {FaultKind::swap, "swap", false},
 };
-constexpr KindName kind_table[] = {
-    {FaultKind::fail, "fail"},
-    {FaultKind::panic, "panic"},
-    {FaultKind::power_loss, "power-loss"},
-    {FaultKind::kill_agent, "kill-agent"},
-    {FaultKind::delay, "delay"},
-    {FaultKind::drop, "drop"},
-    {FaultKind::flip, "flip"},
-    {FaultKind::zero, "zero"},
-    {FaultKind::truncate, "truncate"},
-    {FaultKind::replace, "replace"},
-    {FaultKind::misdirect, "misdirect"},
-    {FaultKind::duplicate, "duplicate"},
-    {FaultKind::skip, "skip"},
-    {FaultKind::lie, "lie"},
-    {FaultKind::swap, "swap"},
-};
+static_assert(std::size(kind_table) == static_cast<std::size_t>(FaultKind::swap) + 1);
 
 // Flattened trees: magic, size, offsets of the blocks, version; the first tags and lengths of the structure block.
 constexpr FaultSample tree_samples[] = {{0x0, 3},  {0x7, 0},  {0xb, 3},  {0xf, 2},  {0x17, 0}, {0x27, 4},
@@ -75,14 +72,11 @@ std::optional<FaultPoint> fault_point_by_name(std::string_view name) {
     return std::nullopt;
 }
 
-std::string_view fault_kind_name(FaultKind kind) {
-    for (const KindName& entry : kind_table)
-        if (entry.kind == kind) return entry.name;
-    return "?";
-}
+std::span<const FaultKindInfo> fault_kinds() { return kind_table; }
+const FaultKindInfo& fault_kind_info(FaultKind kind) { return kind_table[static_cast<std::size_t>(kind)]; }
 std::optional<FaultKind> fault_kind_by_name(std::string_view name) {
-    for (const KindName& entry : kind_table)
-        if (entry.name == name) return entry.kind;
+    for (const FaultKindInfo& info : kind_table)
+        if (info.name == name) return info.kind;
     return std::nullopt;
 }
 bool fault_is_corrupting(FaultKind kind, FaultPoint point) {
@@ -194,17 +188,7 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
     case FaultKind::power_loss: throw PowerLoss();
     case FaultKind::kill_agent: agent_kill_ = true; return std::nullopt;
     case FaultKind::delay: clock_.advance(entry.delay_ns); return std::nullopt;
-    case FaultKind::fail:
-    case FaultKind::drop:
-    case FaultKind::flip:
-    case FaultKind::zero:
-    case FaultKind::truncate:
-    case FaultKind::replace:
-    case FaultKind::misdirect:
-    case FaultKind::duplicate:
-    case FaultKind::skip:
-    case FaultKind::lie:
-    case FaultKind::swap: break;
+    default: break;  // the caller carries it out
     }
     return FaultAction{entry.kind,
                        entry.error,

@@ -67,7 +67,15 @@ enum class FaultKind : u8 {
     lie,
     swap  // corrupting
 };
-std::string_view fault_kind_name(FaultKind kind);  // "fail", "power-loss", "kill-agent", …
+struct FaultKindInfo {
+    FaultKind kind;
+    std::string_view name;  // "fail", "power-loss", "kill-agent", …
+    bool takes_argument;
+};
+/// In the order of FaultKind.
+std::span<const FaultKindInfo> fault_kinds();
+const FaultKindInfo& fault_kind_info(FaultKind kind);
+inline std::string_view fault_kind_name(FaultKind kind) { return fault_kind_info(kind).name; }
 std::optional<FaultKind> fault_kind_by_name(std::string_view name);
 bool fault_is_corrupting(FaultKind kind, FaultPoint point);
 

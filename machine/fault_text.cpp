@@ -1,22 +1,16 @@
 // The text form of a fault plan: POINT[MATCH]#VISIT=ACTION(ARGUMENTS), and back.
 //
-//   luo.subsystem.prepare[iommu]#1=fail(ENOMEM)      kexec.jump#1=delay(80000000ns)
+//   luo.subsystem.prepare[iommu]#1=fail(ENOMEM)      kexec.jump#1=delay(80ms)
 //   handover.fdt#1=flip(0x34,3)                      handover.fdt#1=replace("kho-v1","kho-v2")
 //   mm.folio_alloc#17@0=fail(ENOMEM)                 @0: only visits of generation 0 count
 #include <charconv>
 #include <fmt/format.h>
 
+#include "machine/duration.hpp"
 #include "machine/fault.hpp"
 
 namespace kexec_sim {
 namespace {
-
-std::string duration(u64 ns) {
-    for (const auto& [unit, factor] :
-         {std::pair{"s", u64{1'000'000'000}}, std::pair{"ms", u64{1'000'000}}, std::pair{"us", u64{1'000}}})
-        if (ns && ns % factor == 0) return fmt::format("{}{}", ns / factor, unit);
-    return fmt::format("{}ns", ns);
-}
 
 std::string quote(std::string_view text) {
     std::string result = "\"";
@@ -31,21 +25,14 @@ std::string arguments(const FaultAction& action) {
     switch (action.kind) {
     case FaultKind::fail:
     case FaultKind::lie: return fmt::format("({})", errno_name(action.error));
-    case FaultKind::delay: return fmt::format("({})", duration(action.delay_ns));
+    case FaultKind::delay: return fmt::format("({})", duration_text(action.delay_ns));
     case FaultKind::flip: return fmt::format("({:#x},{})", action.offset, action.bit);
     case FaultKind::zero: return fmt::format("({:#x},{})", action.offset, action.length);
     case FaultKind::truncate: return fmt::format("({})", action.length);
     case FaultKind::misdirect: return fmt::format("({:#x})", action.address);
     case FaultKind::replace: return fmt::format("({},{})", quote(action.old_text), quote(action.new_text));
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip: return {};
+    default: return {};
     }
-    return {};
 }
 
 std::optional<u64> number(std::string_view text) {
@@ -58,20 +45,6 @@ std::optional<u64> number(std::string_view text) {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
     if (error != std::errc() || end != text.data() + text.size() || text.empty()) return std::nullopt;
     return value;
-}
-
-std::optional<u64> duration(std::string_view text) {
-    u64 unit = 0;
-    for (const auto& [suffix, ns] :
-         {std::pair<std::string_view, u64>{"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000}})
-        if (text.ends_with(suffix)) {
-            unit = ns;
-            text.remove_suffix(suffix.size());
-            break;
-        }
-    const auto count = number(text);
-    if (!unit || !count || *count > ~u64{0} / unit) return std::nullopt;
-    return *count * unit;
 }
 
 /// Splits at commas outside quotes and takes the quotes away.
@@ -115,7 +88,7 @@ Parsed parse_arguments(FaultAction& action, const std::vector<std::string>& part
         return {};
     case FaultKind::delay:
         if (auto ok = need(1, "a duration, as in delay(80ms)"); !ok) return ok;
-        if (const auto ns = duration(parts[0]))
+        if (const auto ns = parse_duration(parts[0]))
             action.delay_ns = *ns;
         else
             return wrong(fmt::format("'{}' is no duration", parts[0]));
@@ -143,17 +116,10 @@ Parsed parse_arguments(FaultAction& action, const std::vector<std::string>& part
         action.old_text = parts[0];
         action.new_text = parts[1];
         return {};
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip:
+    default:
         if (present) return wrong(fmt::format("action '{}' takes no argument", name));
         return {};
     }
-    return {};
 }
 
 }  // namespace

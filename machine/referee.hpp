@@ -238,9 +238,9 @@ public:
 
     // --- Results ---------------------------------------------------------------------------------------------------
     std::vector<Finding> findings() const;
-    /// The books' frames that expect.memory_in_use counts (frame.accounted's set plus agents), and by owner prefix.
     /// An update has begun and can be taken back: LUO is prepared or frozen; without LUO, KHO is finalized.
     bool update_under_way() const;
+    /// The books' frames that expect.memory_in_use counts (frame.accounted's set plus agents), and by owner prefix.
     u64 frames_in_use() const;
     u64 frames_of(std::string_view owner) const;  // site or class name, glob
     struct Counters {

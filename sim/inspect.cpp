@@ -19,7 +19,7 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-std::string size_text(u64 bytes) {
+std::string readable_size(u64 bytes) {
     if (bytes && bytes % GiB == 0) return fmt::format("{} GiB", bytes / GiB);
     if (bytes && bytes % MiB == 0) return fmt::format("{} MiB", bytes / MiB);
     if (bytes && bytes % KiB == 0) return fmt::format("{} KiB", bytes / KiB);
@@ -100,8 +100,8 @@ void print_ranges(Output& out, const Inspected& image) {
         bytes += run.count * run.order.bytes();
     }
     out.print("\npreserved memory: {} blocks, {}; map at {:#x}: {} chunks, {} bitmaps of {} bytes\n", blocks,
-              size_text(bytes), *image.map_address, image.directory.chunks.size(), image.directory.elements.size(),
-              image.bitmap_bytes);
+              readable_size(bytes), *image.map_address, image.directory.chunks.size(),
+              image.directory.elements.size(), image.bitmap_bytes);
     for (const kho::BlockRun& run : image.runs)
         out.print("  {:#014x}-{:#014x}  order {:2}  {:8} blocks  {}\n", run.frames().phys().begin.raw,
                   run.frames().phys().end.raw, run.order.raw, run.count, owner_of(image, run.frames().phys()));
@@ -122,7 +122,7 @@ void print_ranges(Output& out, const Inspected& image) {
     }
     if (!image.scratch.empty()) out.print("\nscratch areas\n");
     for (const PhysRange& area : image.scratch)
-        out.print("  {:#014x}-{:#014x}  {}\n", area.begin.raw, area.end.raw, size_text(area.bytes()));
+        out.print("  {:#014x}-{:#014x}  {}\n", area.begin.raw, area.end.raw, readable_size(area.bytes()));
 }
 
 /// One character for a stretch of memory: what lies in it.
@@ -131,7 +131,7 @@ void print_map(Output& out, const Machine& machine, const Inspected& image) {
     const u64 step = align_up(std::max<u64>(machine.ram.bytes_max() / (width * 16), page_bytes), page_bytes);
     out.print(
         "\nmemory, {} a character: P preserved, T tree, M map, S scratch, # written, . never written, blank no RAM\n",
-        size_text(step));
+        readable_size(step));
     const auto letter = [&](PhysRange range) {
         if (!std::ranges::any_of(machine.ram.ranges(), [&](const PhysRange& ram) { return ram.overlaps(range); }))
             return ' ';
@@ -160,7 +160,7 @@ void print_map(Output& out, const Machine& machine, const Inspected& image) {
     std::ranges::sort(owners, {}, [](const Inspected::Owner& owner) { return owner.range; });
     for (const Inspected::Owner& owner : owners)
         out.print("  {:#014x}-{:#014x}  {:>10}  {}\n", owner.range.begin.raw, owner.range.end.raw,
-                  size_text(owner.range.bytes()), owner.name);
+                  readable_size(owner.range.bytes()), owner.name);
 }
 
 json to_json(const InspectOptions& options, const Inspected& image) {
@@ -250,7 +250,7 @@ int run_inspect(const InspectOptions& options) {
                         "--fdt or --boot-params",
                         options.file));
     if (options.json_file != "-") {
-        out.print("{}: RAM of {}, {} frames written\n", options.file, size_text(bytes),
+        out.print("{}: RAM of {}, {} frames written\n", options.file, readable_size(bytes),
                   machine->ram.frames_written());
         print_trees(out, image);
         print_records(out, image);

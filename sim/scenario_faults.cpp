@@ -9,36 +9,10 @@
 namespace kexec_sim::sim {
 namespace {
 
-constexpr FaultKind all_kinds[] = {
-    FaultKind::fail,      FaultKind::panic,     FaultKind::power_loss, FaultKind::kill_agent, FaultKind::delay,
-    FaultKind::drop,      FaultKind::flip,      FaultKind::zero,       FaultKind::truncate,   FaultKind::replace,
-    FaultKind::misdirect, FaultKind::duplicate, FaultKind::skip,       FaultKind::lie,        FaultKind::swap};
-
-bool takes_argument(FaultKind kind) {
-    switch (kind) {
-    case FaultKind::fail:
-    case FaultKind::delay:
-    case FaultKind::flip:
-    case FaultKind::zero:
-    case FaultKind::truncate:
-    case FaultKind::replace:
-    case FaultKind::misdirect:
-    case FaultKind::lie: return true;
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip: return false;
-    }
-    return false;
-}
-
 FaultKind parse_kind(std::string_view name, SourcePos pos, const Scalars& scalars) {
     if (const auto kind = fault_kind_by_name(name)) return *kind;
     std::vector<std::string_view> names;
-    for (FaultKind kind : all_kinds) names.push_back(fault_kind_name(kind));
+    for (const FaultKindInfo& info : fault_kinds()) names.push_back(info.name);
     scalars.error(pos, fmt::format("unknown action '{}'{}", name, did_you_mean(name, names)));
 }
 
@@ -80,13 +54,7 @@ void parse_argument(const Node& node, FaultAction& action, const Scalars& scalar
         action.offset = scalars.size(scalars.require(node, "offset", name), "offset");
         action.length = scalars.size(scalars.require(node, "length", name), "length");
         return;
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip: return;
+    default: return;
     }
 }
 
@@ -97,14 +65,14 @@ FaultAction parse_action(const Node& node, const Scalars& scalars) {
         if (node.entries.size() != 1) scalars.error(node.pos, fmt::format("'do' needs {}", wanted));
         const NodeEntry& entry = node.entries.front();
         action.kind = parse_kind(entry.key, entry.pos, scalars);
-        if (!takes_argument(action.kind))
+        if (!fault_kind_info(action.kind).takes_argument)
             scalars.error(entry.pos, fmt::format("action '{}' takes no argument: 'do: {}'", entry.key, entry.key));
         parse_argument(entry.value, action, scalars);
         return action;
     }
     const std::string name = scalars.line(node, "do", wanted);
     action.kind = parse_kind(name, node.pos, scalars);
-    if (takes_argument(action.kind))
+    if (fault_kind_info(action.kind).takes_argument)
         scalars.error(node.pos, fmt::format("action '{}' needs an argument: 'do: {{{}: …}}'", name, name));
     return action;
 }

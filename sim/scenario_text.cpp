@@ -112,15 +112,8 @@ std::string action_text(const FaultAction& action) {
     case FaultKind::replace:
         return fmt::format("{{replace: [{}, {}]}}", yaml_text(action.old_text), yaml_text(action.new_text));
     case FaultKind::misdirect: return fmt::format("{{misdirect: {:#x}}}", action.address);
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip: break;
+    default: return std::string(name);
     }
-    return std::string(name);
 }
 
 std::string fault_line(const PlannedFault& fault) {
@@ -171,20 +164,6 @@ std::string expect_text(const ExpectSpec& expect) {
 }
 
 }  // namespace
-
-std::string duration_text(u64 ns) {
-    for (const auto& [unit, factor] :
-         {std::pair{"s", u64{1'000'000'000}}, std::pair{"ms", u64{1'000'000}}, std::pair{"us", u64{1'000}}})
-        if (ns && ns % factor == 0) return fmt::format("{}{}", ns / factor, unit);
-    return fmt::format("{}ns", ns);
-}
-
-std::string size_text(u64 bytes) {
-    for (const auto& [unit, factor] :
-         {std::pair{"TiB", TiB}, std::pair{"GiB", GiB}, std::pair{"MiB", MiB}, std::pair{"KiB", KiB}})
-        if (bytes && bytes % factor == 0) return fmt::format("{}{}", bytes / factor, unit);
-    return fmt::format("{}", bytes);
-}
 
 std::string scenario_text(const Scenario& scenario, const std::string& comment, const std::string& steps) {
     std::string text;

@@ -15,8 +15,4 @@ namespace kexec_sim::sim {
 /// there. Names of files are absolute.
 std::string scenario_text(const Scenario& scenario, const std::string& comment = {}, const std::string& steps = {});
 
-/// A duration, size, … as a scenario file has it.
-std::string duration_text(u64 ns);
-std::string size_text(u64 bytes);
-
 }  // namespace kexec_sim::sim

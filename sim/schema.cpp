@@ -266,8 +266,10 @@ Json kernel_schema() {
 Json action_schema() {
     Json bit{
         {"anyOf", Json::array({Json{{"type", "integer"}, {"minimum", 0}, {"maximum", 7}}, reference("number")})}};
-    Json options =
-        Json::array({choice(strings({"panic", "power-loss", "kill-agent", "skip", "drop", "duplicate", "swap"}))});
+    Json words = Json::array();
+    for (const FaultKindInfo& info : fault_kinds())
+        if (!info.takes_argument) words.push_back(std::string(info.name));
+    Json options = Json::array({choice(std::move(words))});
     const auto action = [&](std::string_view name, Json argument) {
         options.push_back(object({{std::string(name), std::move(argument)}}, {name}));
     };

@@ -50,7 +50,6 @@ std::optional<u64> parse_with_unit(std::string_view text, std::span<const Unit> 
 
 constexpr Unit size_units[] = {{"KiB", KiB}, {"MiB", MiB}, {"GiB", GiB}, {"TiB", TiB}, {"K", KiB},
                                {"M", MiB},   {"G", GiB},   {"T", TiB},   {"", 1}};
-constexpr Unit duration_units[] = {{"ns", 1}, {"us", 1'000}, {"ms", 1'000'000}, {"s", 1'000'000'000}};
 
 /// The text between `NAME(` and `)`.
 std::optional<std::string_view> argument_of(std::string_view text, std::string_view name) {
@@ -73,7 +72,13 @@ std::optional<u64> parse_u64(std::string_view text) {
 
 std::optional<u64> parse_size(std::string_view text) { return parse_with_unit(text, size_units); }
 
-std::optional<u64> parse_duration(std::string_view text) { return parse_with_unit(text, duration_units); }
+std::string size_text(u64 bytes) {
+    for (const std::string_view suffix : {"TiB", "GiB", "MiB", "KiB"})
+        for (const Unit& unit : size_units)
+            if (unit.suffix == suffix && bytes && bytes % unit.factor == 0)
+                return fmt::format("{}{}", bytes / unit.factor, suffix);
+    return fmt::format("{}", bytes);
+}
 
 std::optional<bool> parse_bool(std::string_view text) {
     if (text == "true") return true;

@@ -17,14 +17,15 @@
 #include <string_view>
 #include <vector>
 
+#include "machine/duration.hpp"
 #include "machine/pci/address.hpp"
 #include "machine/types.hpp"
 
 namespace kexec_sim::sim {
 
 std::optional<u64> parse_size(std::string_view text);
-/// Nanoseconds.
-std::optional<u64> parse_duration(std::string_view text);
+/// In the largest unit that gives a whole number.
+std::string size_text(u64 bytes);
 std::optional<u64> parse_u64(std::string_view text);
 std::optional<bool> parse_bool(std::string_view text);
 std::optional<PciAddress> parse_pci_address(std::string_view text);

@@ -251,17 +251,7 @@ BusStatus DmaEngine::write_trailer_under_fault(const PciFabric::Route& route, Ti
         else
             machine.faults.missed(name());
         break;
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::delay:
-    case FaultKind::zero:
-    case FaultKind::truncate:
-    case FaultKind::replace:
-    case FaultKind::skip:
-    case FaultKind::fail:
-    case FaultKind::swap:
-    case FaultKind::lie: break;
+    default: break;
     }
     return fabric().dma_write(route, tick.trailer_at, sent);
 }

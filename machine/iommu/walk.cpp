@@ -35,18 +35,7 @@ bool damage(u64& entry, const FaultAction& action) {
             std::memset(bytes.data() + action.offset, 0, std::min<u64>(action.length, bytes.size() - action.offset));
         break;
     case FaultKind::misdirect: entry = (entry & ~vtd::PTE_ADDRESS) | (action.address & vtd::PTE_ADDRESS); return true;
-    case FaultKind::truncate:
-    case FaultKind::replace:
-    case FaultKind::fail:
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::delay:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip:
-    case FaultKind::lie: break;
+    default: break;
     }
     std::memcpy(&entry, bytes.data(), sizeof entry);
     return hit;

@@ -30,22 +30,22 @@ std::vector<Errno> errnos_of(const FaultPointInfo& info) {
     return errnos;
 }
 
-/// Which of the visits 1 … count of a place are tried.
+/// Which of the visits 1 … count of a site are tried.
 bool is_tried(u64 visit, u64 count, bool all) {
     return all || visit <= visits_in_full || visit == count || std::has_single_bit(visit);
 }
 
-struct Place {
+struct CallSite {
     FaultPoint point;
     std::string_view name;
     Generation generation;
-    auto operator<=>(const Place&) const = default;
+    auto operator<=>(const CallSite&) const = default;
 };
 
 struct Visit {
-    Place place;
-    u64 in_place;  // from 1
-    u64 number;    // as a plan counts: over the whole run, by point and name
+    CallSite site;
+    u64 at_site;  // from 1
+    u64 number;   // as a plan counts: over the whole run, by point and name
     unsigned tier;
 };
 
@@ -89,8 +89,7 @@ std::expected<ActionChoice, std::string> ActionChoice::parse(std::string_view li
             add(*kind, every);
         } else if (word != "operational" && word != "corrupting" && word != "all") {
             std::vector<std::string_view> names{"operational", "corrupting", "all"};
-            for (int one = 0; one <= static_cast<int>(FaultKind::swap); ++one)
-                names.push_back(fault_kind_name(static_cast<FaultKind>(one)));
+            for (const FaultKindInfo& info : fault_kinds()) names.push_back(info.name);
             return std::unexpected(fmt::format("unknown action '{}'{}", word, did_you_mean(word, names)));
         }
         if (end == list.size()) return choice;
@@ -149,13 +148,7 @@ std::vector<FaultAction> action_samples(FaultPoint point, const ActionChoice::En
         for (const u64 address : {u64{0x1000}, u64{0x7000000}, u64{1} << 46})
             add([&](FaultAction& action) { action.address = address; });
         break;
-    case FaultKind::panic:
-    case FaultKind::power_loss:
-    case FaultKind::kill_agent:
-    case FaultKind::drop:
-    case FaultKind::duplicate:
-    case FaultKind::swap:
-    case FaultKind::skip: add([](FaultAction&) {}); break;
+    default: add([](FaultAction&) {}); break;
     }
     std::erase_if(samples, [&](const FaultAction& action) {
         return !fault_problem({point, {}, 1, std::nullopt, action}).empty();
@@ -166,46 +159,46 @@ std::vector<FaultAction> action_samples(FaultPoint point, const ActionChoice::En
 Candidates candidate_faults(const std::vector<FaultInjector::Visits>& log, const CandidateOptions& options,
                             bool after_fault) {
     Candidates result;
-    std::map<Place, u64> totals;
+    std::map<CallSite, u64> totals;
     for (const auto& run : log)
         if (run.after_fault == after_fault) totals[{run.point, run.name, run.generation}] += run.count;
 
     std::vector<Visit> visits;
-    std::map<Place, u64> in_place;
+    std::map<CallSite, u64> at_site;
     std::map<std::pair<FaultPoint, std::string_view>, u64> by_name;
     std::map<FaultPoint, u64> by_point;
     std::set<FaultPoint> seen;
     for (const auto& run : log) {
-        const Place place{run.point, run.name, run.generation};
+        const CallSite site{run.point, run.name, run.generation};
         u64& number = run.name.empty() ? by_point[run.point] : by_name[{run.point, run.name}];
         if (!run.name.empty()) by_point[run.point] += run.count;
         const u64 before = std::exchange(number, number + run.count);
         if (run.after_fault != after_fault || !glob_matches(options.points, fault_point_info(run.point).name))
             continue;
         result.visits += run.count;
-        const u64 count = totals[place];
+        const u64 count = totals[site];
         for (u64 i = 1; i <= run.count; ++i) {
-            const u64 nth = ++in_place[place];
+            const u64 nth = ++at_site[site];
             if (!is_tried(nth, count, options.all_visits)) {
                 result.thinned = true;
                 continue;
             }
             const unsigned tier = seen.insert(run.point).second ? 0 : nth == 1 ? 1 : 2;
-            visits.push_back({place, nth, before + i, tier});
+            visits.push_back({site, nth, before + i, tier});
         }
     }
     std::ranges::stable_sort(visits, {}, &Visit::tier);
     std::map<FaultPoint, std::vector<FaultAction>> actions;
     for (const Visit& visit : visits) {
-        auto known = actions.find(visit.place.point);
+        auto known = actions.find(visit.site.point);
         if (known == actions.end()) {
-            known = actions.emplace(visit.place.point, std::vector<FaultAction>()).first;
+            known = actions.emplace(visit.site.point, std::vector<FaultAction>()).first;
             for (const ActionChoice::Entry& entry : options.actions.entries)
-                std::ranges::copy(action_samples(visit.place.point, entry), std::back_inserter(known->second));
+                std::ranges::copy(action_samples(visit.site.point, entry), std::back_inserter(known->second));
         }
         for (const FaultAction& action : known->second)
             result.faults.push_back(
-                {visit.place.point, std::string(visit.place.name), visit.number, std::nullopt, action});
+                {visit.site.point, std::string(visit.site.name), visit.number, std::nullopt, action});
     }
     return result;
 }

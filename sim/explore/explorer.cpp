@@ -7,10 +7,10 @@
 #include <random>
 
 #include "machine/result.hpp"
+#include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
-#include "sim/explore/server.hpp"
-#include "sim/explore/walk.hpp"
 #include "sim/result_json.hpp"
+#include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -78,7 +78,7 @@ public:
         pool_options_.max_virtual_ns = virtual_budget(report_.baseline.virtual_ns);
         pool_options_.max_host_seconds = 20 + 50 * baseline_seconds_;
         pool_options_.baseline = report_.baseline.executed;
-        pool_options_.walked = plans_of_a_walk();
+        pool_options_.plans_per_run = plans_per_run();
         Pool pool(scenario_, pool_options_);
         pool.run([this] { return next_job(); },
                  [this](const PlanJob& job, PlanOutcome&& outcome) { ended(job, std::move(outcome)); },
@@ -108,8 +108,8 @@ private:
         baseline_seconds_ = std::chrono::duration<double>(Clock::now() - begin).count();
     }
 
-    /// A fork costs about half a millisecond: walking pays where a run takes longer than a few of these.
-    std::size_t plans_of_a_walk() const {
+    /// A fork costs about half a millisecond: sharing pays where a run takes longer than a few of these.
+    std::size_t plans_per_run() const {
         constexpr double worth_seconds = 0.003, batch_seconds = 1;
         const bool own_memory =
             options_.isolation == Isolation::inline_ && options_.modules.empty() && scenario_.modules.empty();
@@ -197,16 +197,16 @@ private:
     void note_difference(const PlanJob& job, const std::string& text) {
         Server server([&](const nlohmann::json& question) {
             PlanJob again{.faults = job.faults, .record_events = true};
-            const bool as_walk = question.at("walk").get<bool>() && can_walk(again);
-            const PlanOutcome outcome =
-                as_walk ? walk(scenario_, pool_options_, {again}).front() : run_plan(scenario_, pool_options_, again);
+            const bool forking = question.at("forking").get<bool>() && can_fork(again);
+            const PlanOutcome outcome = forking ? run_forking(scenario_, pool_options_, {again}).front()
+                                                : run_plan(scenario_, pool_options_, again);
             return outcome.json();
         });
-        const auto run_as = [&](bool as_walk) {
-            const auto json = server.ask_and_wait({{"walk", as_walk}}, pool_options_.max_host_seconds);
+        const auto run_as = [&](bool forking) {
+            const auto json = server.ask_and_wait({{"forking", forking}}, pool_options_.max_host_seconds);
             return json ? PlanOutcome::from_json(*json) : PlanOutcome{};
         };
-        const PlanOutcome one = run_as(pool_options_.walked > 1), other = run_as(false);
+        const PlanOutcome one = run_as(pool_options_.plans_per_run > 1), other = run_as(false);
         std::string where = "; run again, both ways are alike";
         for (std::size_t i = 0; i < std::max(one.event_lines.size(), other.event_lines.size()); ++i) {
             const auto line = [&](const PlanOutcome& of) {

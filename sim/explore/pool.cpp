@@ -7,8 +7,8 @@
 
 #include "machine/result.hpp"
 #include "sim/event_line.hpp"
-#include "sim/explore/server.hpp"
-#include "sim/explore/walk.hpp"
+#include "sim/explore/forking_run.hpp"
+#include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -99,7 +99,7 @@ Pool::Pool(const Scenario& scenario, const PoolOptions& options) : scenario_(sce
         const std::vector<PlanJob> jobs = jobs_of(plans);
         std::vector<PlanOutcome> outcomes;
         if (jobs.size() > 1)
-            outcomes = walk(scenario_, options_, jobs);
+            outcomes = run_forking(scenario_, options_, jobs);
         else
             outcomes.push_back(run_plan(scenario_, options_, jobs.front()));
         Json answers = Json::array();
@@ -111,7 +111,7 @@ Pool::Pool(const Scenario& scenario, const PoolOptions& options) : scenario_(sce
 
 Pool::~Pool() = default;
 
-/// The next plan, and those after it that can share its walk.
+/// The next plan, and those after it that can share its run.
 void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>& next) {
     const auto take = [&] {
         auto job = held_ ? std::exchange(held_, std::nullopt) : next();
@@ -120,11 +120,11 @@ void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>&
     auto first = take();
     if (!first) return;
     Worker::Batch batch{std::move(*first)};
-    const auto walks = [](const PlanJob& job) { return !job.fresh && can_walk(job); };
-    while (batch.size() < options_.walked && walks(batch.front())) {
+    const auto can_share = [](const PlanJob& job) { return !job.fresh && can_fork(job); };
+    while (batch.size() < options_.plans_per_run && can_share(batch.front())) {
         auto job = take();
         if (!job) break;
-        if (!walks(*job) || !same_base(*job, batch.front())) {
+        if (!can_share(*job) || !same_base(*job, batch.front())) {
             held_ = std::move(job);
             break;
         }
@@ -133,7 +133,7 @@ void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>&
     worker.give(std::move(batch));
 }
 
-/// The worker is gone, or is put an end to: that is what came of the plan that it had (of a walk nobody knows which it
+/// The worker is gone, or is put an end to: that is what came of the plan that it had (of a shared run nobody knows which it
 /// was: its plans run again, each by itself). What it had not begun goes to its successor.
 void Pool::lose(Worker& worker, std::string_view id, const std::string& message,
                 const std::function<void(const PlanJob&, PlanOutcome&&)>& done) {
@@ -153,7 +153,7 @@ void Pool::lose(Worker& worker, std::string_view id, const std::string& message,
 
 void Pool::run(const std::function<std::optional<PlanJob>()>& next,
                const std::function<void(const PlanJob&, PlanOutcome&&)>& done, const std::function<bool()>& stop) {
-    const std::size_t depth_wanted = options_.walked > 1 ? 2 : depth_max;
+    const std::size_t depth_wanted = options_.plans_per_run > 1 ? 2 : depth_max;
     while (!stop()) {
         for (std::size_t depth = 0; depth < depth_wanted; ++depth)
             for (const auto& worker : workers_)
@@ -170,7 +170,7 @@ void Pool::run(const std::function<std::optional<PlanJob>()>& next,
         for (std::size_t i = 0; i < who.size(); ++i) {
             Worker& worker = *who[i];
             const double waited = std::chrono::duration<double>(Clock::now() - worker.since).count();
-            // A walk waits for each of its plans as long as that.
+            // A shared run waits for each of its plans as long as that.
             const double patience =
                 options_.max_host_seconds * static_cast<double>(worker.batches.front().size() > 1 ? 4 : 1) + 1;
             if (waiting[i].revents) {

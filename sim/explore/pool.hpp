@@ -1,9 +1,9 @@
 // Worker processes that carry out plans.
 //
-//   Pool ──plans──► worker: fresh inline runs, or a walk ──outcomes──► Pool ──► done(plan, outcome)
+//   Pool ──plans──► worker: fresh inline runs, or forking ones ──outcomes──► Pool ──► done(plan, outcome)
 //
 // A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where the
-// way to a fault is long, it walks it once for many plans (sim/explore/walk.hpp). What a
+// way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a
 // run must not do to the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it
 // had, one that says nothing for too long is killed and gives `hang`; another takes its place. Workers die with the
 // explorer.
@@ -31,7 +31,7 @@ struct PoolOptions {
     std::vector<std::string> modules;
     u64 max_virtual_ns = 0;
     double max_host_seconds = 60;
-    std::size_t walked = 1;  // plans that share a walk; 1: each runs afresh
+    std::size_t plans_per_run = 1;  // that share the way to their faults (forking_run.hpp); 1: each runs afresh
     /// What the steps of the fault-free run gave.
     std::vector<std::string> baseline;
 };

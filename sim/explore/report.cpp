@@ -63,8 +63,7 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
         return text;
     }
     if (!context.quiet) {
-        line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", "point", "visits", "runs", "violating",
-                         "unreached"));
+        line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", "point", "visits", "runs", "violating", "unreached"));
         for (const auto& [name, point] : report.points) {
             if (point.runs == 0 && !context.verbose) continue;
             line(fmt::format("  {:<28} {:>8} {:>7} {:>9} {:>10}", name, point.visits, point.runs,

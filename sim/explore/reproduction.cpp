@@ -7,9 +7,9 @@
 
 #include "machine/result.hpp"
 #include "sim/explore/plain.hpp"
-#include "sim/explore/server.hpp"
 #include "sim/scenario_text.hpp"
 #include "sim/terminal_text.hpp"
+#include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
 namespace {

@@ -12,8 +12,8 @@
 
 #include "machine/result.hpp"
 
-#include "sim/explore/server.hpp"
 #include "sim/runner.hpp"
+#include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim::generate {
 namespace {

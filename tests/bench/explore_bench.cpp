@@ -11,8 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sim/explore/forking_run.hpp"
 #include "sim/explore/pool.hpp"
-#include "sim/explore/walk.hpp"
 
 namespace {
 
@@ -65,11 +65,11 @@ void fresh(benchmark::State& state, const char* size, double target_ns) {
 }
 
 /// Plans whose faults come late: each costs its tail.
-void walked(benchmark::State& state, const char* size) {
+void forked(benchmark::State& state, const char* size) {
     Plans plans(size);
     const std::vector<PlanJob> jobs(64, Plans::plan("luo.subsystem.finish[kvm]#1=delay(1ms)"));
     for (auto _ : state)
-        for (const PlanOutcome& outcome : walk(plans.scenario, plans.options, jobs))
+        for (const PlanOutcome& outcome : run_forking(plans.scenario, plans.options, jobs))
             if (!outcome.two_kernels) return state.SkipWithError("not a whole update");
     state.SetItemsProcessed(state.iterations() * static_cast<i64>(jobs.size()));
 }
@@ -87,8 +87,8 @@ constexpr double small_ns = 500'000, large_ns = 10'000'000;  // 2,000 and 100 a 
 
 BENCHMARK_CAPTURE(fresh, small, "64KiB", small_ns)->Name("explore, 64 KiB: a plan")->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(fresh, large, "8MiB", large_ns)->Name("explore, 8 MiB: a plan")->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(walked, small, "64KiB")->Name("explore, 64 KiB: the tail of a plan")->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(walked, large, "8MiB")->Name("explore, 8 MiB: the tail of a plan")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(forked, small, "64KiB")->Name("explore, 64 KiB: the tail of a plan")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(forked, large, "8MiB")->Name("explore, 8 MiB: the tail of a plan")->Unit(benchmark::kMicrosecond);
 BENCHMARK(process)->Name("reference:explore, 64 KiB: a plan")->Unit(benchmark::kMicrosecond);
 
 }  // namespace

@@ -9,9 +9,9 @@
 
 #include "machine/result.hpp"
 #include "sim/explore/explorer.hpp"
+#include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
 #include "sim/explore/reproduction.hpp"
-#include "sim/explore/walk.hpp"
 #include "tests/system/library.hpp"
 
 using namespace system_test;
@@ -84,7 +84,7 @@ TEST_CASE("two workers find what one does", "[explore]") {
     CHECK(causes(explored(small("literal"), one)) == causes(explored(small("literal"), two)));
 }
 
-TEST_CASE("a walk comes to what fresh runs come to, event by event", "[explore]") {
+TEST_CASE("a forking run comes to what fresh runs come to, event by event", "[explore]") {
     const Scenario scenario = small("literal");
     kexec_sim::sim::RunOptions plain;
     plain.isolation = Isolation::inline_;
@@ -100,16 +100,17 @@ TEST_CASE("a walk comes to what fresh runs come to, event by event", "[explore]"
     REQUIRE(jobs.size() > 1000);
     std::vector<PlanJob> some;
     for (std::size_t i = 0; i < jobs.size(); i += 9) some.push_back(jobs[i]);
-    const auto walked = walk(scenario, options, some);
+    const auto forked = run_forking(scenario, options, some);
     for (std::size_t i = 0; i < some.size(); ++i) {
         INFO(plan_text(some[i].faults));
-        CHECK(can_walk(some[i]));
+        CHECK(can_fork(some[i]));
         const PlanOutcome fresh = run_plan(scenario, options, some[i]);
-        CHECK(walked[i].json() == fresh.json());
+        CHECK(forked[i].json() == fresh.json());
     }
 }
 
-TEST_CASE("pairs: the second fault comes after the first, and walks agree with fresh runs there too", "[explore]") {
+TEST_CASE("pairs: the second fault comes after the first, and forking runs agree with fresh runs there too",
+          "[explore]") {
     const Scenario scenario = small("literal");
     kexec_sim::sim::RunOptions plain;
     plain.isolation = Isolation::inline_;
@@ -127,12 +128,12 @@ TEST_CASE("pairs: the second fault comes after the first, and walks agree with f
     for (std::size_t i = 0; i < seconds.size(); i += 20)
         jobs.push_back({.faults = {first.faults.front(), seconds[i]}});
     REQUIRE(jobs.size() > 10);
-    const auto walked = walk(scenario, options, jobs);
+    const auto forked = run_forking(scenario, options, jobs);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         INFO(plan_text(jobs[i].faults));
         const PlanOutcome fresh = run_plan(scenario, options, jobs[i]);
         CHECK(fresh.reached);
-        CHECK(walked[i].json() == fresh.json());
+        CHECK(forked[i].json() == fresh.json());
     }
 }
 

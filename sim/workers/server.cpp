@@ -1,4 +1,4 @@
-#include "sim/explore/server.hpp"
+#include "sim/workers/server.hpp"
 
 #include <array>
 #include <cerrno>

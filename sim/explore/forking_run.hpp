@@ -1,6 +1,6 @@
 // Plans that begin alike are carried out from where they part.
 //
-//   the base plan's run ──visit──visit──visit──► …          walked once, in this process
+//   the base plan's run ──visit──visit──visit──► …          run once, in this process
 //                          │      └─ fork ──► goes on with the fault of plan 2, to its end
 //                          └─ fork ──► goes on with the fault of plan 1, to its end
 //
@@ -15,11 +15,12 @@
 
 namespace kexec_sim::sim {
 
-/// Whether walk() can carry out this plan: its last fault names its place exactly.
-bool can_walk(const PlanJob& job);
+/// Whether run_forking() can carry out this plan: its last fault names its visit exactly.
+bool can_fork(const PlanJob& job);
 
 /// The plans are the same but for their last fault, which means a visit after the others have fired. Outcomes in the same
 /// order; a plan whose visit never came is `reached == false`.
-std::vector<PlanOutcome> walk(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs);
+std::vector<PlanOutcome> run_forking(const Scenario& scenario, const PoolOptions& options,
+                                     const std::vector<PlanJob>& jobs);
 
 }  // namespace kexec_sim::sim

@@ -1,4 +1,4 @@
-#include "sim/explore/walk.hpp"
+#include "sim/explore/forking_run.hpp"
 
 #include <algorithm>
 #include <array>
@@ -22,7 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-RunOptions walk_options(const PoolOptions& options, FaultPlan base) {
+RunOptions run_options(const PoolOptions& options, FaultPlan base) {
     RunOptions run;
     run.isolation = Isolation::inline_;
     run.faults = std::move(base);
@@ -32,13 +32,13 @@ RunOptions walk_options(const PoolOptions& options, FaultPlan base) {
     return run;
 }
 
-class Walker final : public FaultInjector::VisitHook {
+class ForkingRun final : public FaultInjector::VisitHook {
 public:
-    Walker(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs)
+    ForkingRun(const Scenario& scenario, const PoolOptions& options, const std::vector<PlanJob>& jobs)
         : scenario_(scenario),
           options_(options),
           jobs_(jobs),
-          run_(walk_options(options, FaultPlan(jobs.front().faults.begin(), jobs.front().faults.end() - 1))),
+          run_(run_options(options, FaultPlan(jobs.front().faults.begin(), jobs.front().faults.end() - 1))),
           outcomes_(jobs.size()) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const PlannedFault& last = jobs[i].faults.back();
@@ -54,7 +54,7 @@ public:
         };
     }
 
-    std::vector<PlanOutcome> walk() {
+    std::vector<PlanOutcome> carry_out() {
         const auto run = [&] {
             try {
                 return outcome_of(scenario_, run_scenario(scenario_, run_));
@@ -78,7 +78,7 @@ public:
         auto known = by_name_.find({point, std::string(name)});
         if (known == by_name_.end()) known = by_name_.emplace(std::pair{point, std::string(name)}, 0).first;
         const u64 nth = ++known->second;
-        // A place without a name is one of the point's visits by whatever name.
+        // A call site without a name is one of the point's visits by whatever name.
         if (go_on(at->second, "", by_point_[point])) return;
         if (!name.empty()) go_on(at->second, std::string(name), nth);
     }
@@ -175,14 +175,14 @@ private:
 
 }  // namespace
 
-bool can_walk(const PlanJob& job) {
+bool can_fork(const PlanJob& job) {
     const PlannedFault& last = job.faults.back();
     return last.visit != 0 && !last.generation && last.match.find_first_of("*?") == std::string::npos;
 }
 
-std::vector<PlanOutcome> walk(const Scenario& scenario, const PoolOptions& options,
-                              const std::vector<PlanJob>& jobs) {
-    return Walker(scenario, options, jobs).walk();
+std::vector<PlanOutcome> run_forking(const Scenario& scenario, const PoolOptions& options,
+                                     const std::vector<PlanJob>& jobs) {
+    return ForkingRun(scenario, options, jobs).carry_out();
 }
 
 }  // namespace kexec_sim::sim
