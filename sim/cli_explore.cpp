@@ -153,6 +153,7 @@ ExploreReport merged(const std::vector<std::string>& folders, ReportContext& con
         report.verified += end->verified;
         report.seconds += end->seconds;
     }
+    report.settle();
     for (std::size_t shard = 0; shard < there.size(); ++shard)
         if (!there[shard]) context.missing += fmt::format("{}{}", context.missing.empty() ? "" : ", ", shard + 1);
     context.scenario = first.scenario;

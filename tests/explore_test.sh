@@ -54,7 +54,7 @@ YAML
 check "violations are exit 1" status_of 1 "$program" explore --points 'luo.subsystem.freeze' --out "$dir/a" \
     --json "$dir/r.json" --csv "$dir/r.csv" "$dir/small.yaml"
 check "the summary names the violation and the command that replays it" \
-    grep -q "replay .*/a/001-luo.rollback.yaml" "$dir/out"
+    grep -q "replay .*/a/002-luo.rollback.yaml" "$dir/out"
 check "the result has its format" json "d['format']=='kexec-sim/explore-1' and d['complete'] is True"
 check "the result has the baseline as run has it" json "d['baseline']['outcome']=='pass'"
 check "each violation has a plan, findings and a reproduction" \
@@ -84,7 +84,7 @@ done
 check "no such file" status_of 2 "$program" explore "$dir/none.yaml"
 
 # ---- replay ----
-reproduction=$(find "$dir/a" -name '001-*.yaml')
+reproduction=$(find "$dir/a" -name '002-*.yaml')
 check "a reproduction is replayed event by event" status_of 0 "$program" replay -q "$reproduction"
 check "run takes it for what it is: a scenario" status_of 0 "$program" run -q "$reproduction"
 check "it is short" test "$(grep -c '^  - ' "$reproduction")" -le 6
@@ -129,7 +129,7 @@ fi
 "$program" explore --jobs 2 --depth 2 --out "$dir/i" "$dir/small.yaml" >"$dir/out" 2>"$dir/err" &
 pid=$!
 for ((i = 0; i < 100; ++i)); do
-    [[ $(wc -l <"$dir/i/runs.jsonl" 2>/dev/null || echo 0) -gt 50 ]] && break
+    [[ -e $dir/i/runs.jsonl && $(wc -l <"$dir/i/runs.jsonl") -gt 50 ]] && break
     sleep 0.1
 done
 kill -INT "$pid"

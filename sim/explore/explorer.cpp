@@ -84,6 +84,7 @@ public:
                  [this](const PlanJob& job, PlanOutcome&& outcome) { ended(job, std::move(outcome)); },
                  [this] { return stop(); });
         for (const auto& [job, text] : differing_) note_difference(job, text);
+        report_.settle();
         report_.interrupted = interrupted_ && interrupted_();
         report_.complete = !cut_short_ && !report_.interrupted && waiting_.empty();
         report_.seconds = elapsed();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <map>
+#include <span>
 
 #include "sim/result_json.hpp"
 #include "sim/shell.hpp"
@@ -11,6 +13,9 @@ namespace kexec_sim::sim {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+/// Causes that are told one by one unless all are asked for.
+constexpr std::size_t groups_shown = 12;
 
 std::string repeat_command(const FaultPlan& plan, const ReportContext& context) {
     std::string text =
@@ -25,6 +30,15 @@ std::string headline(const Violation& violation) {
 
 double rate(const ExploreReport& report) {
     return report.seconds > 0 ? static_cast<double>(report.runs) / report.seconds : 0;
+}
+
+/// What `groups` violate, and how often: "luo.rollback 20, frame.accounted 12".
+std::string counted(std::span<const ViolationGroup> groups) {
+    std::map<std::string, std::size_t> count;
+    for (const ViolationGroup& group : groups) ++count[group.violation.id];
+    std::string text;
+    for (const auto& [id, times] : count) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", id, times);
+    return text;
 }
 
 }  // namespace
@@ -72,7 +86,8 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
         }
         line("");
     }
-    for (const ViolationGroup& group : report.groups) {
+    const std::size_t shown = context.verbose ? report.groups.size() : std::min(report.groups.size(), groups_shown);
+    for (const ViolationGroup& group : std::span(report.groups).first(shown)) {
         line(styled(fmt::format("✗ {}: {}", headline(group.violation), group.violation.resource), Style::bad, color));
         for (const std::string& one : wrapped(group.violation.message, terminal_columns - 4)) line("    " + one);
         line(fmt::format("    {} plan{}; the smallest: {}", group.plans, group.plans == 1 ? "" : "s",
@@ -85,6 +100,9 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
             line(fmt::format("    {} replay {}", shell_quoted(context.program), shell_quoted(group.reproduction)));
         }
     }
+    if (shown < report.groups.size())
+        line(fmt::format("… and {} more causes: {} (--verbose and --json show them all)",
+                         report.groups.size() - shown, counted(std::span(report.groups).subspan(shown))));
     if (!report.groups.empty()) line("");
     line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached",
                      context.scenario, report.runs, report.seconds, rate(report), report.runs_two_kernels,

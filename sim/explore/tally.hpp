@@ -43,12 +43,14 @@ struct ExploreReport {
     double seconds = 0;
     std::map<std::string, PointSummary> points;
     std::map<std::string, u64> violating_by_phase, runs_by_phase;
-    std::vector<ViolationGroup> groups;  // in the order in which they were found
+    std::vector<ViolationGroup> groups;  // as they were found; after settle() the worst first
     std::unordered_map<std::string, std::size_t> group_of;
 
     /// Takes in what came of a plan.
     void count(const FaultPlan& plan, const PlanOutcome& outcome);
     void note_violations(const FaultPlan& plan, const PlanOutcome& outcome);
+    /// Everything is counted: puts the groups in their order, which is the same in whatever order the plans have run.
+    void settle();
     std::string phase_at(u64 ns) const;
 };
 
