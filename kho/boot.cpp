@@ -20,6 +20,7 @@
 
 #include <libfdt.h>
 
+#include "kernel-model/handed_over.hpp"
 #include "kho/abi/kho_v1.hpp"
 #include "kho/abi/root_tree.hpp"
 #include "kho/deserialize.hpp"
@@ -70,7 +71,7 @@ std::optional<Refusal> check_tree(Machine& machine, const abi::kho_data& data, b
         return fault.error() == Errno::efault ? unmappable_tree(data.fdt_addr)
                                               : invalid_tree(data.fdt_addr, -static_cast<int>(fault.error()));
     if (!mapped) return unmappable_tree(data.fdt_addr);
-    const auto tree = FdtReader::open(machine.ram, PhysAddr{data.fdt_addr}, data.fdt_size);
+    const auto tree = FdtReader::open(machine, PhysAddr{data.fdt_addr}, data.fdt_size);
     if (!tree) return invalid_tree(data.fdt_addr, tree.error());
     if (const int code = tree->check_compatible(FdtReader::root, abi::KHO_FDT_COMPATIBLE)) {
         REACHED("kho.populate.tree_incompatible");
@@ -124,7 +125,6 @@ namespace {
 
 /// The scratch array into memblock; `areas` gets what was flagged, also where a later area is refused.
 std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, std::vector<PhysRange>& areas) {
-    const PhysicalMemory& ram = kernel.machine.ram;
     const EarlyMapping array(kernel, data.scratch_addr, data.scratch_size);
     if (!array) {
         REACHED("kho.populate.scratch_unmappable");
@@ -134,7 +134,8 @@ std::optional<Refusal> adopt_scratch(Kernel& kernel, const abi::kho_data& data, 
     }
     const u64 count = data.scratch_size / sizeof(abi::kho_scratch);
     for (u64 i = 0; i < count; ++i) {
-        const auto entry = ram.read<abi::kho_scratch>(PhysAddr{data.scratch_addr + i * sizeof(abi::kho_scratch)});
+        const auto entry = read_handed_over<abi::kho_scratch>(
+            kernel.machine, PhysAddr{data.scratch_addr + i * sizeof(abi::kho_scratch)}, "scratch");
         const bool wraps = entry.addr + entry.size < entry.addr;
         const PhysRange area = phys_range(PhysAddr{entry.addr}, entry.size);
         const Result<> added = wraps ? fail(Errno::einval) : add_scratch(kernel, area);
@@ -183,6 +184,7 @@ void Kho::State::populate() {
         return;
     }
     std::memcpy(&data, passed->payload.data(), sizeof data);
+    visit_read(machine, "kho_data", std::as_writable_bytes(std::span(&data, 1)));
 
     std::vector<PhysRange> areas;
     EarlyMapping tree(kernel, data.fdt_addr, data.fdt_size);
@@ -222,8 +224,9 @@ public:
 
     void adopt(PhysAddr first) {
         const PhysicalMemory& ram = kernel_.machine.ram;
-        const MapDirectory directory = read_map_directory(ram, edition_, first);
-        const auto damage = MapDecoder(ram, edition_).decode(directory, [this](const BlockRun& run) { take(run); });
+        const MapDirectory directory = read_map_directory(ram, edition_, first, &kernel_.machine);
+        const auto damage =
+            MapDecoder(ram, edition_, &kernel_.machine).decode(directory, [this](const BlockRun& run) { take(run); });
         if (damage) ignore(fmt::format("{} at {:#x}; rest ignored", damage->what, damage->at.raw));
     }
 

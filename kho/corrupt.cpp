@@ -132,13 +132,13 @@ bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& ac
     return true;
 }
 
-void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob) {
+void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob,
+                const std::function<bool(const FaultAction&)>& by_meaning) {
     const auto action = machine.faults.visit(point, name);
     if (!action) return;
-    const bool of_map = action->kind == FaultKind::misdirect || action->kind == FaultKind::duplicate ||
-                        action->kind == FaultKind::swap;
-    const bool done =
-        of_map ? apply_to_map(machine.ram, name, blob, *action) : apply_corruption(machine.ram, blob, *action);
+    const bool has_meaning = action->kind == FaultKind::misdirect || action->kind == FaultKind::duplicate ||
+                             action->kind == FaultKind::swap;
+    const bool done = has_meaning ? by_meaning(*action) : apply_corruption(machine.ram, blob, *action);
     if (!done) machine.faults.missed(name);
 }
 
@@ -152,7 +152,11 @@ void Kho::corrupt_handover(const BootParams& passed) {
         std::vector<Target> targets = find_targets(machine.ram, state_->edition, data);
         targets.push_back(
             {FaultPoint::handover_setup_data, "", phys_range(entry.at, setup_data_header_bytes + sizeof data)});
-        for (const Target& target : targets) visit_blob(machine, target.point, target.name, target.blob);
+        for (const Target& target : targets)
+            visit_blob(machine, target.point, target.name, target.blob, [&](const FaultAction& action) {
+                return target.point == FaultPoint::handover_map &&
+                       apply_to_map(machine.ram, target.name, target.blob, action);
+            });
     }
 }
 

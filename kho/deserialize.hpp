@@ -47,7 +47,9 @@ struct MapDirectory {
     std::vector<MapElement> elements;
     std::optional<MapDamage> damage;
 };
-MapDirectory read_map_directory(const PhysicalMemory& ram, const Edition& edition, PhysAddr first);
+/// `reads`: of the kernel that reads, whose chunks are fault points; nullptr for an instrument.
+MapDirectory read_map_directory(const PhysicalMemory& ram, const Edition& edition, PhysAddr first,
+                                Machine* reads = nullptr);
 
 /// Consecutive preserved blocks of one order.
 struct BlockRun {
@@ -61,7 +63,10 @@ struct BlockRun {
 /// Decodes the bitmaps of a directory into runs, in its order: visit(BlockRun). Damage ends it.
 class MapDecoder {
 public:
-    MapDecoder(const PhysicalMemory& ram, const Edition& edition) : ram_(ram), edition_(edition) {}
+    MapDecoder(const PhysicalMemory& ram, const Edition& edition, Machine* reads = nullptr)
+        : ram_(ram),
+          edition_(edition),
+          reads_(reads) {}
 
     std::optional<MapDamage> decode(const MapDirectory& directory, auto&& visit) {
         std::optional<MapDamage> damage;
@@ -111,6 +116,7 @@ private:
 
     const PhysicalMemory& ram_;
     const Edition& edition_;
+    Machine* reads_;
     BlockRun pending_{};
     std::vector<u64> copy_;
 };

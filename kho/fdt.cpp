@@ -1,10 +1,13 @@
 #include "kho/fdt.hpp"
 
+#include <algorithm>
+
 #include <cstring>
 
 #include <libfdt.h>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 
 namespace kexec_sim::kho {
 
@@ -95,16 +98,34 @@ int FdtEditor::node_offset(const std::string& path) const { return fdt_path_offs
 // ------------------------------------------------------------------------------------------------------------
 
 std::expected<FdtReader, int> FdtReader::open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max) {
+    return open(ram, phys, bytes_max, nullptr);
+}
+std::expected<FdtReader, int> FdtReader::open(Machine& machine, PhysAddr phys, u64 bytes_max) {
+    return open(machine.ram, phys, bytes_max, &machine);
+}
+
+std::expected<FdtReader, int> FdtReader::open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max,
+                                              Machine* reads) {
     if (bytes_max < sizeof(fdt_header) || !ram.contains(phys, sizeof(fdt_header)))
         return std::unexpected(-FDT_ERR_TRUNCATED);
     if (phys.raw % 8) return std::unexpected(-FDT_ERR_ALIGNMENT);
-    alignas(8) const auto header = ram.read<fdt_header>(phys);  // libfdt looks at the address of what it checks
+    alignas(8) auto header = ram.read<fdt_header>(phys);  // libfdt looks at the address of what it checks
+    const auto words = std::as_writable_bytes(std::span(&header, 1));
+    if (reads) visit_read(*reads, "header", words);
     if (const int code = fdt_check_header(&header)) return std::unexpected(code);
     const u64 bytes = fdt_totalsize(&header);
     if (bytes > bytes_max || !ram.contains(phys, bytes)) return std::unexpected(-FDT_ERR_TRUNCATED);
     std::vector<std::byte> blob(bytes);
     ram.read_bytes(phys, blob);
-    return FdtReader(std::move(blob));
+    std::ranges::copy(words, blob.begin());
+    return FdtReader(std::move(blob), reads);
+}
+
+void FdtReader::visit(const void* value, int bytes, std::string_view name) const {
+    if (!reads_ || !value || bytes < 0) return;
+    const auto at = static_cast<const std::byte*>(value) - blob_.data();
+    visit_read(*reads_, name,
+               std::span(blob_).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(bytes)));
 }
 
 int FdtReader::node_offset(const std::string& path) const { return fdt_path_offset(blob_.data(), path.c_str()); }
@@ -119,6 +140,9 @@ std::string FdtReader::node_name(int node) const {
     return name ? std::string(name, static_cast<std::size_t>(bytes)) : std::string();
 }
 int FdtReader::check_compatible(int node, const char* compatible) const {
+    int bytes = 0;
+    const void* value = fdt_getprop(blob_.data(), node, "compatible", &bytes);
+    visit(value, bytes, "compatible");
     return fdt_node_check_compatible(blob_.data(), node, compatible);
 }
 
@@ -126,6 +150,7 @@ std::optional<std::span<const std::byte>> FdtReader::property(int node, std::str
     int bytes = 0;
     const void* value = fdt_getprop_namelen(blob_.data(), node, name.data(), static_cast<int>(name.size()), &bytes);
     if (!value || bytes < 0) return std::nullopt;
+    visit(value, bytes, name);
     return std::span(static_cast<const std::byte*>(value), static_cast<std::size_t>(bytes));
 }
 
@@ -153,6 +178,7 @@ std::vector<FdtReader::Property> FdtReader::properties(int node) const {
         int bytes = 0;
         const void* value = fdt_getprop_by_offset(blob_.data(), at, &name, &bytes);
         if (!value || !name || bytes < 0) break;
+        visit(value, bytes, name);
         all.push_back({name, std::span(static_cast<const std::byte*>(value), static_cast<std::size_t>(bytes))});
     }
     return all;

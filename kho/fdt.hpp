@@ -23,7 +23,7 @@
 #include <string_view>
 #include <vector>
 
-#include "machine/ram.hpp"
+#include "machine/machine.hpp"
 #include "machine/result.hpp"
 
 namespace kexec_sim::kho {
@@ -79,6 +79,8 @@ public:
     /// The tree at `phys`, of at most `bytes_max` bytes. A negative code: outside RAM or shorter than a header
     /// (FDT_ERR_TRUNCATED), no valid header (fdt_check_header's).
     static std::expected<FdtReader, int> open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max = 4 * MiB);
+    /// As the running kernel reads it: the header and each property are fault points (kernel-model/handed_over.hpp).
+    static std::expected<FdtReader, int> open(Machine& machine, PhysAddr phys, u64 bytes_max = 4 * MiB);
 
     u64 bytes() const { return blob_.size(); }
     std::span<const std::byte> blob() const { return blob_; }
@@ -103,8 +105,13 @@ public:
     std::vector<Property> properties(int node) const;
 
 private:
-    explicit FdtReader(std::vector<std::byte> blob) : blob_(std::move(blob)) {}
-    std::vector<std::byte> blob_;
+    FdtReader(std::vector<std::byte> blob, Machine* reads) : blob_(std::move(blob)), reads_(reads) {}
+    static std::expected<FdtReader, int> open(const PhysicalMemory& ram, PhysAddr phys, u64 bytes_max,
+                                              Machine* reads);
+    void visit(const void* value, int bytes, std::string_view name) const;
+
+    mutable std::vector<std::byte> blob_;  // what was read; a fault of a read changes it
+    Machine* reads_ = nullptr;             // of the kernel that reads; nullptr: an instrument
 };
 
 }  // namespace kexec_sim::kho

@@ -174,7 +174,9 @@ private:
 /// Applies a corrupting action (flip, zero, truncate, replace) to a blob in RAM. Others mean nothing here.
 /// False: it is aimed at nothing that is there (an offset beyond the blob, a text that is not in it).
 bool apply_corruption(PhysicalMemory& ram, PhysRange blob, const FaultAction& action);
-/// One visit of a handover.* point: damages the blob if that is planned.
-void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob);
+/// One visit of a handover.* point: damages the blob if that is planned. `by_meaning`: what misdirect, duplicate and swap
+/// do to it; false where they mean nothing.
+void visit_blob(Machine& machine, FaultPoint point, std::string_view name, PhysRange blob,
+                const std::function<bool(const FaultAction&)>& by_meaning);
 
 }  // namespace kexec_sim::kho

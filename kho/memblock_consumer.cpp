@@ -149,7 +149,7 @@ std::optional<PhysRange> Kho::State::revive(const ReserveMem::Entry& entry) {
         return refuse(fmt::format("failed to retrieve FDT '{}' from KHO: {}", abi::MEMBLOCK_KHO_FDT,
                                   -static_cast<int>(phys.error())));
     }
-    const auto tree = FdtReader::open(machine.ram, *phys);
+    const auto tree = FdtReader::open(machine, *phys);
     const int code = tree ? tree->check_compatible(FdtReader::root, abi::MEMBLOCK_KHO_NODE_COMPATIBLE) : tree.error();
     if (code)
         return refuse(fmt::format("FDT '{}' is incompatible with '{}': {}", abi::MEMBLOCK_KHO_FDT,

@@ -105,7 +105,7 @@ Result<PfnRange> Kho::State::restore_range(PfnRange range, std::string_view who,
 
 std::optional<FdtReader> Kho::State::incoming_tree() const {
     if (!in) return std::nullopt;
-    auto tree = FdtReader::open(kernel.machine.ram, in->fdt, in->fdt_bytes);
+    auto tree = FdtReader::open(kernel.machine, in->fdt, in->fdt_bytes);
     if (!tree) return std::nullopt;
     return std::move(*tree);
 }

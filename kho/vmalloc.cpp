@@ -145,7 +145,7 @@ Result<const VmallocArea*> Kho::State::rebuild_vmalloc(const VmallocDescriptor& 
     std::vector<Pfn> blocks;
     for (PhysAddr chunk = descriptor.first_chunk; chunk.raw != 0;) {
         if (!chunk.page_aligned() || !ram.contains(chunk, page_bytes)) return fail(Errno::enoent);
-        const BoundedView content(machine, phys_range(chunk, page_bytes), "a chunk of a vmalloc area");
+        const BoundedView content(machine, phys_range(chunk, page_bytes), "a chunk of a vmalloc area", "vmalloc");
         // KB-05: only a zero ends the list, and a full chunk has none.
         const u64 entries = kernel.config.mutant(Mutant::kb05) ? ~u64{0} : abi::vmalloc_chunk_entries;
         for (u64 i = 0; i < entries; ++i) {

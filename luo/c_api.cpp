@@ -62,6 +62,7 @@ template <typename Own> std::unique_ptr<Subsystem> bind(Own* own) {
     auto subsystem = std::make_unique<Subsystem>();
     const auto* ops = own->ops;
     subsystem->name = own->name;
+    subsystem->in_module = true;
     subsystem->c_handle = own;
     subsystem->module_field = reinterpret_cast<u64*>(&own->private_data);
     const std::string* name = &subsystem->name;

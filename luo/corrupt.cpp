@@ -16,8 +16,24 @@ std::optional<PhysRange> blob_at(const PhysicalMemory& ram, u64 phys) {
     return phys_range(PhysAddr{phys}, reader->bytes());
 }
 
+/// The first two folios of a memfd change places.
+bool swap_folios(PhysicalMemory& ram, PhysRange blob) {
+    const auto reader = kho::FdtReader::open(ram, blob.begin);
+    const auto folios = reader ? reader->property(kho::FdtReader::root, abi::MEMFD_PROP_FOLIOS) : std::nullopt;
+    if (!folios || folios->size() < 2 * sizeof(abi::MemfdFolio)) return false;
+    const PhysAddr first = blob.begin + static_cast<u64>(folios->data() - reader->blob().data());
+    const PhysAddr second = first + sizeof(abi::MemfdFolio);
+    const u64 desc = ram.read<u64>(first);
+    ram.write(first, ram.read<u64>(second));
+    ram.write(second, desc);
+    return true;
+}
+
 void corrupt(Machine& machine, std::string_view name, std::optional<PhysRange> blob) {
-    if (blob) kho::visit_blob(machine, FaultPoint::handover_luo, name, *blob);
+    if (!blob) return;
+    kho::visit_blob(machine, FaultPoint::handover_luo, name, *blob, [&](const FaultAction& action) {
+        return action.kind == FaultKind::swap && swap_folios(machine.ram, *blob);
+    });
 }
 
 }  // namespace
@@ -33,7 +49,7 @@ void Orchestrator::corrupt_handover() {
     if (!files_data) return;
 
     FileTree files(kernel_, kho_);
-    if (files.adopt(PhysAddr{*files_data}) != 0) return;
+    if (files.adopt(PhysAddr{*files_data}, false) != 0) return;
     corrupt(machine, abi::LUO_FILES_NODE_NAME, blob_at(machine.ram, *files_data));
     for (const FileTree::Node& file : files.nodes())
         if (file.data) corrupt(machine, file.name, blob_at(machine.ram, *file.data));

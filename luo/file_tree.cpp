@@ -126,8 +126,10 @@ void FileTree::destroy() {
 // --- incoming
 // ------------------------------------------------------------------------------------------------------------
 
-int FileTree::adopt(PhysAddr phys) {
-    auto reader = kho::FdtReader::open(kernel_.machine.ram, phys, Order{max_page_order}.bytes());
+int FileTree::adopt(PhysAddr phys, bool by_kernel) {
+    constexpr u64 bytes_max = Order{max_page_order}.bytes();
+    auto reader = by_kernel ? kho::FdtReader::open(kernel_.machine, phys, bytes_max)
+                            : kho::FdtReader::open(kernel_.machine.ram, phys, bytes_max);
     if (!reader) return reader.error();
     if (const int code = reader->check_compatible(kho::FdtReader::root, abi::LUO_FILES_COMPATIBLE)) return code;
     reader_ = std::move(*reader);

@@ -39,7 +39,7 @@ public:
 
     // --- incoming ---
     /// 0, 1 (another compatible) or a negative libfdt code.
-    int adopt(PhysAddr phys);
+    int adopt(PhysAddr phys, bool by_kernel = true);
     bool incoming() const { return reader_.has_value(); }
     struct Node {
         std::string name;  // empty: unreadable

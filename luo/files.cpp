@@ -30,11 +30,8 @@ void Files::log(LogLevel level, std::string_view text) {
 
 void Files::start() {
     if (!orchestrator_.enabled()) return;
-    if (const auto registered = orchestrator_.register_subsystem(&subsystem_); !registered) {
-        REACHED("luo.files.not_registered");
-        log(LogLevel::warn,
-            fmt::format("Failed to register luo_file subsystem [{}]", -static_cast<int>(registered.error())));
-    }
+    // Nothing is in its way this early; the kernel's own code would only warn.
+    INVARIANT(orchestrator_.register_subsystem(&subsystem_));
     // Without a boot callback the incoming tree is fetched here. Without its property there is nothing to fetch; FINISH
     // will panic over it.
     if (orchestrator_.edition().boot_callback || orchestrator_.state() != LuoState::updated) return;
@@ -60,7 +57,7 @@ Result<> Files::register_handler(FileHandler* handler) {
                                        handler->compatible));
         return fail(Errno::eexist);
     }
-    if (orchestrator_.edition().module_references &&
+    if (orchestrator_.edition().module_references && handler->in_module &&
         !kernel_.machine.faults.check(FaultPoint::luo_module_get, handler->compatible))
         return fail(Errno::eagain);
     handlers_.push_back(handler);

@@ -44,9 +44,13 @@ class Orchestrator;
 
 class FileHandler {
 public:
-    explicit FileHandler(std::string compatible_) : compatible(std::move(compatible_)) {}
+    /// `in_module`: its code is a module's, on which registering takes a reference.
+    explicit FileHandler(std::string compatible_, bool in_module_ = false)
+        : compatible(std::move(compatible_)),
+          in_module(in_module_) {}
     virtual ~FileHandler() = default;
     const std::string compatible;
+    const bool in_module;
 
     virtual bool can_preserve(File& file) = 0;
     /// The data handle is 0 before; what prepare leaves in it is handed over.

@@ -29,10 +29,7 @@ MemfdHandler::MemfdHandler(Kernel& kernel, kho::Kho& kho, Orchestrator& orchestr
 
 void MemfdHandler::register_late() {
     if (!orchestrator_.enabled() || !kernel_.config.built_with("memfd")) return;
-    if (const auto registered = orchestrator_.register_file_handler(this); !registered) {
-        REACHED("luo.memfd.not_registered");
-        kernel_.log.err("memfd_luo: failed to register the file handler: {}", -static_cast<int>(registered.error()));
-    }
+    INVARIANT(orchestrator_.register_file_handler(this));  // nothing is in its way this early
 }
 
 bool MemfdHandler::can_preserve(File& file) {
@@ -232,7 +229,7 @@ void MemfdHandler::cancel(File& file, u64 data) {
 
 Result<MemfdHandler::Content> MemfdHandler::read_tree(Folio tree) const {
     const PhysicalMemory& ram = kernel_.machine.ram;
-    const auto reader = kho::FdtReader::open(ram, tree.phys().begin, tree.phys().bytes());
+    const auto reader = kho::FdtReader::open(kernel_.machine, tree.phys().begin, tree.phys().bytes());
     if (!reader) return fail(Errno::einval);
     const auto folios = reader->property(kho::FdtReader::root, abi::MEMFD_PROP_FOLIOS);
     const auto size = reader->property_u64(kho::FdtReader::root, abi::MEMFD_PROP_SIZE);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 
 namespace kexec_sim::luo {
 namespace {
@@ -53,6 +54,7 @@ ScriptedSubsystem::ScriptedSubsystem(Kernel& kernel, kho::Kho& kho, Orchestrator
       orchestrator_(orchestrator),
       script_(script) {
     subsystem_.name = std::move(name);
+    subsystem_.in_module = true;
     bind_callbacks();
 }
 
@@ -193,7 +195,8 @@ std::vector<Pfn> ScriptedSubsystem::follow(u64 data) {
     u64 pages = 1;
     for (PhysAddr at{data}; chain.size() < pages;) {
         const bool readable = at.raw != 0 && at.page_aligned() && ram.contains(at, page_bytes);
-        const PageHeader header = readable ? ram.read<PageHeader>(at) : PageHeader{};
+        const PageHeader header =
+            readable ? read_handed_over<PageHeader>(kernel_.machine, at, subsystem_.name) : PageHeader{};
         if (chain.empty()) pages = header.pages;
         // The sum of all pages bounds the chain, so a loop in it ends.
         const bool ours = header.magic == header_magic && header.index == chain.size() && header.pages == pages &&

@@ -39,6 +39,8 @@ public:
     Result<> register_with_luo();
     Result<> unregister_from_luo();
     bool on_list() const;
+    /// From here on every callback does its work and succeeds.
+    void behave() { script_ = {.pages = script_.pages}; }
     /// Callbacks that ran since the registration: "prepare", "freeze", …
     const std::vector<std::string>& calls() const { return calls_; }
 

@@ -12,6 +12,7 @@ namespace kexec_sim::luo {
 /// a positive number, which is no error. They may throw KernelPanic. An empty one is skipped.
 struct Subsystem {
     std::string name;
+    bool in_module = false;  // its code is a module's, on which registering takes a reference
     std::function<int(u64*data)> prepare = {}, freeze = {};  // `data` points at private_data() itself
     std::function<void(u64 data)> boot = {}, cancel = {}, finish = {};
     /// The data handle, which registering does not clear. A module's is a field of its own structure.

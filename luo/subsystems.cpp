@@ -51,7 +51,8 @@ Result<> Orchestrator::register_subsystem(Subsystem* subsystem) {
         kernel_.log.err("{}Subsystem with name '{}' already registered.", prefix, subsystem->name);
         return fail(Errno::eexist);
     }
-    if (edition_.module_references && !kernel_.machine.faults.check(FaultPoint::luo_module_get, subsystem->name)) {
+    if (edition_.module_references && subsystem->in_module &&
+        !kernel_.machine.faults.check(FaultPoint::luo_module_get, subsystem->name)) {
         REACHED("luo.subsystem.no_reference");
         kernel_.log.warn("{}Subsystem '{}' unable to get reference.", prefix, subsystem->name);
         return fail(Errno::eagain);

@@ -135,7 +135,7 @@ void Tree::adopt(PhysAddr phys) {
         REACHED("luo.tree.incompatible");
         throw KernelPanic(fmt::format("FDT '{}' is incompatible with '{}' [{}]", name, compatible, code));
     };
-    auto reader = kho::FdtReader::open(kernel_.machine.ram, phys, abi::LUO_FDT_SIZE);
+    auto reader = kho::FdtReader::open(kernel_.machine, phys, abi::LUO_FDT_SIZE);
     const int code = reader ? reader->check_compatible(kho::FdtReader::root, abi::LUO_COMPATIBLE) : reader.error();
     if (code) incompatible(abi::LUO_KHO_ENTRY_NAME, abi::LUO_COMPATIBLE, code);
     const int node = reader->subnode(kho::FdtReader::root, abi::LUO_SUBSYSTEMS_NODE_NAME);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include "machine/kept_mapping.hpp"
 #include "machine/layout.hpp"
 #include "machine/result.hpp"
 
@@ -13,6 +14,8 @@ namespace kexec_sim {
 namespace {
 
 constexpr std::size_t smallest_block = 32;
+constexpr u64 kept_bytes_max = 8 * MiB;
+constinit KeptMapping kept_arena(arena_base);
 
 /// Size class of a request: blocks of class c hold 2^(c+5) bytes.
 unsigned class_of(std::size_t bytes, std::size_t alignment) {
@@ -28,18 +31,33 @@ MachineEntry::Depth MachineEntry::depth;
 void MachineEntry::bind(u32* shared_depth) { depth.shared = shared_depth; }
 
 Arena* Arena::create(bool shared) {
-    void* at = mmap(reinterpret_cast<void*>(arena_base), arena_bytes_max, PROT_READ | PROT_WRITE,
-                    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (at == MAP_FAILED) {
+    void* at = nullptr;
+    if (shared) {
+        kept_arena.drop();
+        at = mmap(reinterpret_cast<void*>(arena_base), arena_bytes_max, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    } else {
+        at = kept_arena.take(arena_bytes_max);
+    }
+    if (!at || at == MAP_FAILED) {
         if (errno == EEXIST) throw SimulatorBug("a second machine in one process");
         throw UserError(fmt::format("kexec-sim: error: cannot map the machine's state: {}", std::strerror(errno)));
     }
     Arena* arena = new (at) Arena();
+    arena->shared_ = shared;
     arena->next_ = arena_base + align_up(sizeof(Arena), 64);
     return arena;
 }
 
-void Arena::destroy(Arena* arena) { munmap(static_cast<void*>(arena), arena_bytes_max); }
+void Arena::destroy(Arena* arena) {
+    const u64 used = arena->bytes_used();
+    if (arena->shared_ || used > kept_bytes_max) {
+        munmap(static_cast<void*>(arena), arena_bytes_max);
+        return;
+    }
+    std::memset(static_cast<void*>(arena), 0, used);
+    kept_arena.keep(arena_bytes_max);
+}
 
 void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
     const unsigned size_class = class_of(bytes, alignment);

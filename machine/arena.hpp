@@ -24,6 +24,7 @@ public:
     /// Maps the arena and constructs it at its start. One arena a process: a second one is a SimulatorBug. `shared`: a
     /// process that is forked sees, and makes, changes; else it has a copy.
     static Arena* create(bool shared = true);
+    /// A small one that is not shared is kept for the next (kept_mapping.hpp).
     static void destroy(Arena* arena);
     u64 bytes_used() const { return next_ - arena_base; }
 
@@ -39,6 +40,7 @@ private:
 
     static constexpr unsigned classes = 40;
     u64 next_ = 0;
+    bool shared_ = true;
     std::array<void*, classes> free_{};
 };
 

@@ -46,6 +46,8 @@ constexpr FaultSample address_samples[] = {{0x0, 0}, {0x2, 4},  {0x5, 7},  {0x8,
                                            {0xa, 3}, {0x10, 0}, {0x12, 5}, {0x18, 1}};
 // A table entry: rights, large page, address, reserved.
 constexpr FaultSample entry_samples[] = {{0, 0}, {0, 1}, {0, 7}, {1, 4}, {3, 2}, {6, 7}};
+// A word, or a record of a few: version or address, flags, count.
+constexpr FaultSample word_samples[] = {{0x0, 0}, {0x3, 5}, {0x8, 1}, {0x10, 0}};
 constexpr FaultSample data_samples[] = {{0, 0}, {7, 5}};
 
 }  // namespace
@@ -58,6 +60,7 @@ std::span<const FaultSample> fault_samples(FaultPoint point) {
     case FaultPoint::handover_scratch:
     case FaultPoint::handover_setup_data: return address_samples;
     case FaultPoint::iommu_walk: return entry_samples;
+    case FaultPoint::handover_read: return word_samples;
     case FaultPoint::dma_read:
     case FaultPoint::dma_write: return data_samples;
     default: return {};
@@ -111,12 +114,19 @@ FaultInjector::FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr
       name_ids_(memory),
       names_(memory) {}
 
-void FaultInjector::set_plan(std::span<const PlannedFault> plan) {
+void FaultInjector::set_plan(std::span<const PlannedFault> plan, std::size_t own) {
     plan_.clear();
     last_fired_ = nullptr;
     fault_fired_ = false;
     armed_ = {};
     for (const PlannedFault& fault : plan) add_entry(fault, 0);
+    for (Entry& entry : std::span(plan_).first(own)) entry.own = true;
+}
+
+void FaultInjector::disarm() {
+    armed_ = {};
+    record_visits = false;
+    hook = nullptr;
 }
 
 void FaultInjector::plan_now(const PlannedFault& fault) { add_entry(fault, fault.visit ? fault.visit - 1 : 0); }
@@ -179,7 +189,8 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
         const MachineEntry guard;
         trace_.where(entry.where);
     }
-    entry.fired = fault_fired_ = true;
+    entry.fired = true;
+    fault_fired_ |= !entry.own;
     last_fired_ = &entry;
     trace_.emit(Layer::machine, "fault.fired",
                 {{"plan", std::string_view(entry.text)}, {"name", name}, {"visit", entry.visits}});
@@ -230,7 +241,7 @@ std::vector<FaultInjector::Status> FaultInjector::status() const {
     for (const Entry& entry : plan_)
         result.push_back({std::string(entry.text), entry.visits, entry.fired,
                           fault_is_corrupting(entry.kind, entry.point), entry.fired_ns, entry.fired_in,
-                          std::string(entry.where)});
+                          std::string(entry.where), entry.own});
     return result;
 }
 bool FaultInjector::any_fired() const {

@@ -111,7 +111,10 @@ bool glob_matches(std::string_view pattern, std::string_view text);
 class FaultInjector {
 public:
     FaultInjector(VirtualClock& clock, TraceRecorder& trace, std::pmr::memory_resource* memory);
-    void set_plan(std::span<const PlannedFault> plan);
+    /// `own`: the first of them that are the scenario's own; they do not count as the fault that a visit comes after.
+    void set_plan(std::span<const PlannedFault> plan, std::size_t own = 0);
+    /// From here on no fault strikes, and nothing is logged.
+    void disarm();
     void set_generation(Generation generation) { generation_ = generation; }
 
     /// One visit of `point` by `name` (the site, subsystem, … that a match compares with).
@@ -153,6 +156,7 @@ public:
         u64 fired_ns = 0;  // when, first
         Generation fired_in = 0;
         std::string where = {};  // the spans that were open then (TraceRecorder::where)
+        bool own = false;        // the scenario's
     };
     std::vector<Status> status() const;
     bool any_fired() const;
@@ -177,8 +181,8 @@ public:
     /// it from the start.
     void plan_now(const PlannedFault& fault);
 
-    /// The log of visits, for exploration: in order, alike ones in a row as one entry. A planned fault that fires begins a
-    /// new one (`after_fault`), so that what follows it can be told from what led to it.
+    /// The log of visits, for exploration: in order, alike ones in a row as one entry. A planned fault that fires, but for
+    /// the scenario's own, begins a new one (`after_fault`), so that what follows it can be told from what led to it.
     bool record_visits = false;
     struct Visits {
         FaultPoint point;
@@ -204,6 +208,7 @@ private:
         u64 fired_ns = 0;
         Generation fired_in = 0;
         std::pmr::string where;
+        bool own = false;
     };
     struct LogEntry {
         FaultPoint point;

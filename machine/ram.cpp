@@ -15,6 +15,7 @@
 #include <xxhash.h>
 
 #include "machine/arena.hpp"
+#include "machine/kept_mapping.hpp"
 #include "machine/memory_image.hpp"
 #include "machine/snp.hpp"
 
@@ -24,6 +25,10 @@ namespace bip = boost::interprocess;
 alignas(page_bytes) const std::byte PhysicalMemory::zero_page[page_bytes] = {};
 
 namespace {
+
+/// More than that of the host's memory is given back with the machine.
+constexpr u64 kept_frames_max = 32 * MiB >> page_shift;
+constinit KeptMapping kept_ram(ram_base), kept_bitmap(written_bitmap_base);
 
 [[noreturn]] void host_refuses(const std::string& what) {
     throw UserError(fmt::format("kexec-sim: error: {}: {}", what, std::strerror(errno)));
@@ -81,29 +86,59 @@ PhysicalMemory::PhysicalMemory(std::span<const PhysRange> ranges, const std::str
     : ranges_(ranges.begin(), ranges.end(), memory) {
     INVARIANT(!ranges_.empty());
     bytes_max_ = ranges_.back().end.raw;
-    const int kind = private_memory ? MAP_PRIVATE : MAP_SHARED;
-    if (!private_memory)
+    if (!private_memory) {
+        kept_ram.drop();
+        kept_bitmap.drop();
         open_file(file);
-    else if (mmap(reinterpret_cast<void*>(ram_base), bytes_max_, PROT_READ | PROT_WRITE,
-                  kind | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+    } else if (!kept_ram.take(bytes_max_)) {
         host_refuses("cannot map the machine's memory");
+    }
     const u64 frames = bytes_max_ >> page_shift;
     summary_words_ = align_up(frames >> 12, 64) / 64 + 1;
     const u64 words = align_up(frames, 64) / 64 + 1;
-    bitmap_bytes_ = align_up((summary_words_ + words) * 8, page_bytes);
-    void* bits = mmap(reinterpret_cast<void*>(written_bitmap_base), bitmap_bytes_, PROT_READ | PROT_WRITE,
-                      kind | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (bits == MAP_FAILED) host_refuses("cannot map the bitmap of written frames");
+    bitmap_bytes_ = align_up((summary_words_ + (private_memory ? 2 * words + 1 : words)) * 8, page_bytes);
+    void* const bits = private_memory
+                           ? kept_bitmap.take(bitmap_bytes_)
+                           : mmap(reinterpret_cast<void*>(written_bitmap_base), bitmap_bytes_, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (!bits || bits == MAP_FAILED) host_refuses("cannot map the bitmap of written frames");
     summary_ = static_cast<u64*>(bits);
     bitmap_ = summary_ + summary_words_;
+    if (private_memory) {
+        touched_ = bitmap_ + words;
+        touched_frames_ = touched_ + words;
+    }
     last_hit_ = ranges_.front();
 }
 
 PhysicalMemory::~PhysicalMemory() {
     unmap_direct();
+    if (touched_ && clear_for_the_next()) {
+        kept_ram.keep(bytes_max_);
+        kept_bitmap.keep(bitmap_bytes_);
+        return;
+    }
     munmap(reinterpret_cast<void*>(ram_base), bytes_max_);
     munmap(static_cast<void*>(summary_), bitmap_bytes_);
     if (fd_ >= 0) close(fd_);
+}
+
+/// False: the host would have to keep too much for a machine that may not come.
+bool PhysicalMemory::clear_for_the_next() {
+    const Pfn end{bytes_max_ >> page_shift};
+    for (Pfn pfn = next_written(Pfn{0}, end); pfn < end; pfn = next_written(pfn + 1, end)) {
+        u64& word = touched_[pfn.raw >> 6];
+        const u64 bit = u64{1} << (pfn.raw & 63);
+        *touched_frames_ += !(word & bit);
+        word |= bit;
+    }
+    if (*touched_frames_ > kept_frames_max) return false;
+    for (Pfn pfn = next_written(Pfn{0}, end); pfn < end; pfn = next_written(pfn + 1, end)) {
+        std::memset(at(pfn.phys()), 0, page_bytes);
+        clear_marks(pfn_range(pfn, 1));
+    }
+    std::memset(summary_, 0, summary_words_ * sizeof(u64));
+    return true;
 }
 
 bool PhysicalMemory::contains_slow(PhysRange range) const {

@@ -45,7 +45,8 @@ class SnpFirmware;
 class PhysicalMemory {
 public:
     /// `ranges`: what is RAM, ascending, page aligned. `file`: empty for a memfd. UserError if the host refuses.
-    /// `private_memory`: not a file, but memory of this process, which a forked one has a copy of; no direct map then.
+    /// `private_memory`: not a file, but memory of this process, which a forked one has a copy of; no direct map then, and
+    /// the next machine takes it over (kept_mapping.hpp).
     PhysicalMemory(std::span<const PhysRange> ranges, const std::string& file, std::pmr::memory_resource* memory,
                    bool private_memory = false);
     ~PhysicalMemory();
@@ -150,6 +151,7 @@ private:
         summary_[pfn.raw >> 18] |= u64{1} << ((pfn.raw >> 12) & 63);
     }
     void mark_range(PfnRange range);
+    bool clear_for_the_next();
     void clear_marks(PfnRange range);
 
     static const std::byte zero_page[page_bytes];
@@ -159,6 +161,9 @@ private:
     int fd_ = -1;  // -1: private memory
     u64* bitmap_ = nullptr;
     u64* summary_ = nullptr;
+    // Private memory: frames that this or an earlier machine wrote, so that the host has them, and how many.
+    u64* touched_ = nullptr;
+    u64* touched_frames_ = nullptr;
     u64 summary_words_ = 0;
     u64 bitmap_bytes_ = 0;
     u64 direct_base_ = 0;

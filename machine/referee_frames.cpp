@@ -185,7 +185,8 @@ void RefereeBooks::judge_inherited(std::string_view moment) {
         const Source& source = carried.sources[kept->source];
         if (overhead(source) || source.state == PromiseState::over) return;
         if (source.promised && source.state == PromiseState::open) return;
-        left.note(resource_of(source), part);
+        // What a restore was told of as not there stays reserved: lost, and said to be.
+        carried.refused.visit_gaps(part, [&](PfnRange gap) { left.note(resource_of(source), gap); });
     });
     left.say([&](std::string_view resource, const FrameList& list) {
         report(InvariantId::frame_accounted, resource, list,

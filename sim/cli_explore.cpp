@@ -46,6 +46,7 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.isolation = command.process_isolation ? Isolation::process : Isolation::inline_;
     options.modules = command.modules;
     options.out_dir = command.out_dir;
+    if (command.strict) options.repeat_options += " --strict";
     for (const auto& [key, value] : command.overrides)
         options.repeat_options += " --set " + shell_quoted(key + "=" + value);
     if (!command.process_isolation) options.repeat_options += " --isolation inline";
@@ -186,6 +187,7 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     LoadOptions load;
     load.overrides = command.overrides;
     load.seed = command.seed;
+    load.strict = command.strict;
     load.bench_names = bench_names_of;
     load.check_files = true;
     const Scenario scenario = load_scenario(command.file, load);

@@ -21,6 +21,7 @@ struct ViewOptions {
 struct RunCommand {
     std::vector<std::string> files;
     std::optional<u64> seed;
+    bool strict = false;
     std::map<std::string, std::string> overrides;  // --set
     std::vector<PlannedFault> faults;
     bool process_isolation = true;
@@ -35,6 +36,7 @@ struct RunCommand {
 struct ExploreCommand {
     std::string file;
     std::optional<u64> seed;
+    bool strict = false;
     std::map<std::string, std::string> overrides;
     unsigned depth = 1, jobs = 0;  // jobs 0: one a core
     std::string points = "*", actions;

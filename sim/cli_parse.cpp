@@ -75,6 +75,7 @@ void add_run(CLI::App& app, Texts& texts) {
         ->required();
     const std::string what = "What is run", output = "Output", cut = "The cut: end at the jump";
     run.add_option("--seed", texts.seed, words("the seed, in place of the scenario's"))->type_name("N")->group(what);
+    run.add_flag("--strict", into.strict, words("kernels with 'defects: strict'"))->group(what);
     add_repeatable(run, "--set", texts.sets, "a parameter of the scenario; repeatable")
         ->type_name("KEY=VALUE")
         ->group(what);
@@ -146,6 +147,7 @@ void add_explore(CLI::App& app, Texts& texts) {
     explore.add_option("--seed", texts.explore_seed, words("the seed, in place of the scenario's"))
         ->type_name("N")
         ->group(how);
+    explore.add_flag("--strict", into.strict, words("kernels with 'defects: strict'"))->group(how);
     add_repeatable(explore, "--set", texts.explore_sets, "a parameter of the scenario; repeatable")
         ->type_name("KEY=VALUE")
         ->group(how);

@@ -34,6 +34,7 @@ std::string repeat_command(const RunCommand& command, const std::string& program
         text += fmt::format(" {} {}", option, shell_quoted(value));
     };
     add("--seed", fmt::format("{}", scenario.seed));
+    if (command.strict) text += " --strict";
     for (const auto& [key, value] : command.overrides) add("--set", key + "=" + value);
     for (const PlannedFault& fault : command.faults) add("--fault", fault.text());
     if (!command.process_isolation) add("--isolation", "inline");
@@ -52,6 +53,7 @@ std::vector<Scenario> load_all(const RunCommand& command) {
             LoadOptions options;
             options.overrides = command.overrides;
             options.seed = command.seed;
+            options.strict = command.strict;
             options.bench_names = bench_names_of;
             options.check_files = true;
             scenarios.push_back(load_scenario(file, options));

@@ -82,6 +82,23 @@ StepResult files_usable(KernelInstance& instance) {
     return {};
 }
 
+/// Files that an event of their own has prepared or frozen, which the machine's cancel is not about.
+StepResult cancel_single_files(KernelInstance& instance) {
+    const auto has_events = [](const Step& step) { return step.id == StepId::luo_fd_event; };
+    if (std::ranges::none_of(instance.scenario.steps, has_events)) return {};
+    const auto client = client_of(instance);
+    if (!client) return client.error();
+    for (const Step& step : instance.scenario.steps) {
+        if (step.id != StepId::luo_preserve) continue;
+        const u64 token = step.get_u64("token");
+        const auto state = (*client)->get_fd_state(token, false);
+        if (!state || (*state != LuoState::prepared && *state != LuoState::frozen)) continue;
+        if (const auto cancelled = (*client)->set_fd_event(token, static_cast<u32>(LuoEvent::cancel)); !cancelled)
+            return StepResult::word(errno_name(cancelled.error()), fmt::format("file {:#x} is not cancelled", token));
+    }
+    return {};
+}
+
 StepResult roll_back(KernelInstance& instance) {
     living_agent(instance);
     if (instance.luo && instance.luo->enabled()) {
@@ -94,6 +111,12 @@ StepResult roll_back(KernelInstance& instance) {
         }
         if (const LuoState after = instance.luo->state(); after != LuoState::normal && after != LuoState::updated)
             return StepResult::mismatch(fmt::format("the state is {}, expected normal", luo_state_name(after)));
+        if (const StepResult cancelled = cancel_single_files(instance); cancelled.text != "ok") return cancelled;
+        // Finalized by the script itself, past LUO.
+        const auto finalizes = [](const Step& step) { return step.id == StepId::kho_finalize; };
+        if (instance.kho.finalized() && std::ranges::any_of(instance.scenario.steps, finalizes))
+            if (const auto aborted = instance.kho.abort(); !aborted)
+                return StepResult::word(errno_name(aborted.error()), "the abort failed");
     } else if (instance.kho.finalized()) {
         if (const auto aborted = instance.kho.abort(); !aborted)
             return StepResult::word(errno_name(aborted.error()), "the abort failed");
@@ -158,6 +181,8 @@ std::string_view epilogue_op_name(EpilogueOp op) {
 
 void execute_epilogue_op(KernelInstance& instance, EpilogueOp op) {
     luo::enter_kernel(&instance.kernel, &instance.kho, instance.luo.get());
+    instance.in_epilogue = true;
+    for (const auto& [name, subsystem] : instance.subsystems) subsystem->behave();
     StepResult result;
     switch (op) {
     case EpilogueOp::roll_back: result = roll_back(instance); break;

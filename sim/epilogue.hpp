@@ -10,20 +10,15 @@ namespace kexec_sim::sim {
 
 class EpilogueGate {
 public:
-    /// The steps of the fault-free run, in the order in which they ran.
-    void set_baseline(std::vector<std::string> executed) {
-        baseline_ = std::move(executed);
-        armed_ = true;
-    }
-    bool under_faults() const { return armed_; }
+    /// nullptr: nothing to differ from.
+    explicit EpilogueGate(const Baseline* baseline) : baseline_(baseline) {}
     /// `visit`: how many steps ran before this one.
     bool diverges(std::size_t visit, const StepRecord& record) const {
-        return armed_ && (visit >= baseline_.size() || baseline_[visit] != record.result);
+        return baseline_ && (visit >= baseline_->executed.size() || baseline_->executed[visit] != record.result);
     }
 
 private:
-    std::vector<std::string> baseline_;
-    bool armed_ = false;
+    const Baseline* baseline_;
 };
 
 /// The parts of the epilogue, run in the kernel's process.

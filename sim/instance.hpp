@@ -66,6 +66,8 @@ public:
         Folio folio;
     };
     std::vector<BenchTree> bench_subtrees;
+    /// The script is left: what it planned to go wrong does so no more.
+    bool in_epilogue = false;
 
     Machine& machine;
     RunState& state;

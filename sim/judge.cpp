@@ -56,7 +56,7 @@ std::vector<const Finding*> violations_under_faults(const Scenario& scenario, co
         accepted.insert(scenario.under_faults->accept.begin(), scenario.under_faults->accept.end());
     std::vector<const Finding*> violations;
     for (const Finding& finding : result.findings) {
-        if (accepted.contains(name_of(finding))) continue;
+        if (accepted.contains(name_of(finding)) || result.known_findings.contains(finding_key(finding))) continue;
         if (finding.by_fault && finding.invariant != InvariantId::abi_bounded) continue;
         if (finding.invariant == InvariantId::loss_reported && result.generations.size() > 1) continue;
         if (finding.invariant == InvariantId::loss_reported && result.generations.back().end != "scenario") continue;
@@ -69,7 +69,7 @@ std::vector<std::string> judge_run(const Scenario& scenario, const RunResult& re
                                    bool under_faults) {
     std::vector<std::string> failures;
     for (const FaultInjector::Status& fault : result.faults)
-        if (!fault.fired)
+        if (!fault.fired && !(fault.own && under_faults))  // the script may have ended before it
             failures.push_back(fmt::format("fault {} never reached, {} visits", fault.plan, fault.visits));
     if (under_faults || !options.faults.empty()) {
         for (const Finding* finding : violations_under_faults(scenario, result))

@@ -70,12 +70,18 @@ Scenario with_additions(const Scenario& scenario, const RunOptions& options) {
 
 }  // namespace
 
+FindingKey finding_key(const Finding& finding) { return {finding.invariant, finding.check, finding.resource}; }
+
+Baseline baseline_of(const RunResult& result) {
+    Baseline baseline{result.executed, {}};
+    for (const Finding& finding : result.findings) baseline.findings.insert(finding_key(finding));
+    return baseline;
+}
+
 RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
-    EpilogueGate gate;
+    std::optional<Baseline> own_baseline;
     std::string broken_without;
-    if (options.baseline) {
-        gate.set_baseline(*options.baseline);
-    } else if (!options.faults.empty()) {
+    if (!options.baseline && !options.faults.empty()) {
         // What a run without the unplanned faults does, to see where this one leaves it.
         RunOptions plain;
         plain.isolation = options.isolation;
@@ -83,11 +89,13 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
         plain.max_time_ns = options.max_time_ns;
         plain.interrupted = options.interrupted;
         plain.silent = true;
-        RunResult baseline = run_scenario(scenario, plain);
-        if (baseline.interrupted) return baseline;
-        if (!baseline.passed) broken_without = baseline.failures.front();
-        gate.set_baseline(std::move(baseline.executed));
+        RunResult result = run_scenario(scenario, plain);
+        if (result.interrupted) return result;
+        if (!result.passed) broken_without = result.failures.front();
+        own_baseline = baseline_of(result);
     }
+    const Baseline* baseline = own_baseline ? &*own_baseline : options.baseline;
+    const EpilogueGate gate(baseline);
     std::optional<BootParamsFile> file;
     if (scenario.machine.from_handover())
         file = read_boot_params_file(scenario.machine.boot_params, scenario.machine.image);
@@ -99,7 +107,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
 
     std::vector<PlannedFault> plan = scenario.faults;
     plan.insert(plan.end(), options.faults.begin(), options.faults.end());
-    machine->faults.set_plan(plan);
+    machine->faults.set_plan(plan, scenario.faults.size());
     machine->faults.record_visits = options.record_visits;
     if (options.on_machine) options.on_machine(machine->faults);
 
@@ -110,7 +118,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     supervisor.begin();
     if (!broken_without.empty()) {
         supervisor.refuse("without the faults of the command line the scenario fails already: " + broken_without);
-        return supervisor.finish(true);
+        return supervisor.finish(baseline);
     }
     if (file) {
         machine->ram.load_image(scenario.machine.image.string());
@@ -124,8 +132,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
                                   [&](const StepRecord& record) { return gate.diverges(visit++, record); });
     if (left) {
         supervisor.note_left();
-        machine->faults.record_visits = false;  // no fault is planned for what follows
-        machine->faults.hook = nullptr;
+        machine->faults.disarm();  // whether the system still works is asked without faults, the scenario's own too
     }
     if (left && own.under_faults && !own.under_faults->steps.empty()) {
         supervisor.own_epilogue_begins();
@@ -134,7 +141,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
     } else if (left) {
         supervisor.run_epilogue();
     }
-    RunResult result = supervisor.finish(gate.under_faults());
+    RunResult result = supervisor.finish(baseline);
     std::erase_if(result.steps, [&](const StepRecord& record) {
         return record.index >= scenario.steps.size() && record.outcome == "skipped";
     });

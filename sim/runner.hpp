@@ -17,7 +17,9 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "sim/device_counters.hpp"
@@ -25,6 +27,18 @@
 #include "sim/scenario.hpp"
 
 namespace kexec_sim::sim {
+
+/// What makes two findings the same one.
+using FindingKey = std::tuple<InvariantId, CheckId, std::string>;  // …, resource
+FindingKey finding_key(const Finding& finding);
+
+/// What a run with unplanned faults is held against: the run without them.
+struct Baseline {
+    std::vector<std::string> executed;  // what its steps gave, in the order in which they ran
+    std::set<FindingKey> findings;      // which no fault brought about
+};
+struct RunResult;
+Baseline baseline_of(const RunResult& result);
 
 struct RunOptions {
     Isolation isolation = Isolation::process;
@@ -42,8 +56,8 @@ struct RunOptions {
     /// Polled between steps; true ends the run early (a signal).
     std::function<bool()> interrupted;
     bool record_visits = false;
-    /// With `faults`: what the steps of the fault-free run gave, where the caller has run it already.
-    const std::vector<std::string>* baseline = nullptr;
+    /// With `faults`: the fault-free run, where the caller has run it already.
+    const Baseline* baseline = nullptr;
     /// What a step gives is taken as it is: an unmet `expect` ends nothing and is no failure, and nothing is judged.
     bool to_the_end = false;
     /// Memory and state of the machine are this process's own (MachineConfig); inline isolation and no modules.
@@ -86,7 +100,8 @@ struct RunResult {
     std::vector<FaultInjector::Status> faults;
     std::vector<FaultInjector::Visits> visits;
     std::vector<Finding> findings;
-    std::vector<std::string> failures;  // each a line: what was expected and what happened
+    std::set<FindingKey> known_findings;  // under an unplanned fault: those of the fault-free run
+    std::vector<std::string> failures;    // each a line: what was expected and what happened
     /// The part of the epilogue that did not succeed, and should have.
     struct EpilogueFailure {
         std::string part, result, detail;

@@ -56,6 +56,7 @@ public:
         parse_head(scalars);
         scenario_.machine = parse_machine(require("machine"), scalars, folder_);
         scenario_.kernels = parse_kernels(require("kernels"), scalars);
+        for (KernelSpec& kernel : scenario_.kernels) kernel.strict_defects |= options_.strict;
         check_first_image();
         if (const Node* node = root_.find("modules"))
             for (const TextAt& module : scalars.list(*node, "modules")) add_module(module);

@@ -177,6 +177,7 @@ struct Scenario {
 struct LoadOptions {
     std::map<std::string, std::string> overrides;  // --set
     std::optional<u64> seed;                       // --seed
+    bool strict = false;                           // --strict: each kernel has `defects: strict`
     /// Names of bench objects and marks that hold as bound, beside those that steps bind.
     std::set<std::string> extra_names;
     /// Whether modules must be there and look like modules; tests of the parser have none.

@@ -117,7 +117,10 @@ bool carries_out(const FaultPointInfo& point, std::string_view action) {
     return false;
 }
 
-bool is_handover(FaultPoint point) { return fault_point_info(point).name.starts_with("handover."); }
+/// Memory that is handed over, all of it; a word that is read has less to corrupt.
+bool is_handover(FaultPoint point) {
+    return fault_point_info(point).name.starts_with("handover.") && point != FaultPoint::handover_read;
+}
 
 /// What devices send, and what is looked up for them.
 bool is_on_a_wire(FaultPoint point) {
@@ -138,7 +141,7 @@ std::string fault_problem(const PlannedFault& fault) {
     case FaultKind::truncate:
     case FaultKind::replace:
         if (is_handover(fault.point)) return {};
-        if (is_on_a_wire(fault.point)) break;
+        if (is_on_a_wire(fault.point) || fault.point == FaultPoint::handover_read) break;
         return fmt::format("action '{}' corrupts what is handed over, which '{}' is not", action, point.name);
     case FaultKind::fail:
         if (!point.errnos.empty()) return {};
@@ -155,7 +158,7 @@ std::string fault_problem(const PlannedFault& fault) {
         if (is_on_a_wire(fault.point)) break;
         return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
     case FaultKind::swap:
-        return fmt::format("action '{}' is one for the map that is handed over, which '{}' is not", action,
+        return fmt::format("action '{}' is one for the map and the files that are handed over, which '{}' is not", action,
                            point.name);
     case FaultKind::panic:
     case FaultKind::power_loss:

@@ -24,11 +24,13 @@ StepResult register_subsystem(KernelInstance& instance, const Step& step) {
     const std::string& name = step.get_name("name");
     ScriptedSubsystem::Script script;
     script.pages = step.get_u64("pages");
-    script.prepare = answer_of(step, "prepare");
-    script.freeze = answer_of(step, "freeze");
-    script.boot = answer_of(step, "boot");
-    script.cancel = answer_of(step, "cancel");
-    script.finish = answer_of(step, "finish");
+    if (!instance.in_epilogue) {
+        script.prepare = answer_of(step, "prepare");
+        script.freeze = answer_of(step, "freeze");
+        script.boot = answer_of(step, "boot");
+        script.cancel = answer_of(step, "cancel");
+        script.finish = answer_of(step, "finish");
+    }
     auto subsystem = std::make_unique<ScriptedSubsystem>(instance.kernel, instance.kho, *instance.luo, name, script);
     const auto registered = subsystem->register_with_luo();
     // An entry that stays on the list in spite of the errno (LUO-D9) must stay alive as well.
@@ -91,7 +93,7 @@ StepResult file_handler_step(KernelInstance& instance, const Step& step) {
     const std::string& compatible = step.get_text("compatible");
     const auto at = instance.file_handlers.find(compatible);
     if (step.id == StepId::file_handler_register) {
-        auto handler = std::make_unique<SilentHandler>(compatible);
+        auto handler = std::make_unique<SilentHandler>(compatible, true);
         const auto registered = instance.luo->register_file_handler(handler.get());
         if (registered) instance.file_handlers[compatible] = std::move(handler);
         return registered;

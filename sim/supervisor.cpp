@@ -324,7 +324,9 @@ void Supervisor::fail(std::string text) {
     ended_ = true;
 }
 
-RunResult Supervisor::finish(bool under_faults) {
+RunResult Supervisor::finish(const Baseline* baseline) {
+    const bool under_faults = baseline != nullptr;
+    if (baseline) result_.known_findings = baseline->findings;
     if (alive_ && !result_.stopped_at_jump) {
         result_.frames_in_use = machine_.referee.frames_in_use();
         end_kernel(KernelEnd::scenario);

@@ -39,7 +39,7 @@ public:
     void own_epilogue_begins() { own_epilogue_ = true; }
     /// No further step runs: a failure, the requested jump, an interruption.
     bool ended() const { return ended_; }
-    RunResult finish(bool under_faults);
+    RunResult finish(const Baseline* baseline);
 
 private:
     struct Outcome {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
@@ -226,19 +227,21 @@ void IommuParticipant::unpreserve_device(const PciDevice& device) {
 // --- the new kernel ----------------------------------------------------------------------------------------------
 
 std::vector<PhysAddr> IommuParticipant::read_array(PhysAddr first, u64 object_bytes, std::string_view what) {
-    const PhysicalMemory& ram = kernel_.machine.ram;
+    Machine& machine = kernel_.machine;
     std::vector<PhysAddr> objects;
-    for (PhysAddr page = first; page.raw || page == first; page = PhysAddr{ram.read<u64>(page)}) {
+    for (PhysAddr page = first; page.raw || page == first;
+         page = PhysAddr{read_handed_over<u64>(machine, page, "iommu")}) {
         if (incoming_pages_.size() > arrays_max || !pages_.restore(page)) {
             REACHED("luo.iommu.array_lost");
             throw KernelPanic(fmt::format("iommu: the array of preserved {} cannot be restored", what));
         }
         incoming_pages_.push_back(page);
         const u64 room = (page_bytes - sizeof(abi::ArrayHeader)) / object_bytes;
-        const u64 count = std::min(ram.read<abi::ArrayHeader>(page).nr_objects, room);
+        const u64 count = std::min(read_handed_over<abi::ArrayHeader>(machine, page, "iommu").nr_objects, room);
         for (u64 index = 0; index < count; ++index) {
             const PhysAddr at = page + sizeof(abi::ArrayHeader) + index * object_bytes;
-            if (!(ram.read<abi::ObjectHeader>(at).flags & abi::OBJECT_DELETED)) objects.push_back(at);
+            if (!(read_handed_over<abi::ObjectHeader>(machine, at, "iommu").flags & abi::OBJECT_DELETED))
+                objects.push_back(at);
         }
     }
     return objects;
@@ -250,7 +253,7 @@ void IommuParticipant::boot(PhysAddr top) {
         throw KernelPanic("iommu: what the previous kernel preserved cannot be restored");
     }
     incoming_pages_.push_back(top);
-    const auto ser = kernel_.machine.ram.read<abi::IommuFlbSer>(top);
+    const auto ser = read_handed_over<abi::IommuFlbSer>(kernel_.machine, top, "iommu");
     if (ser.version != abi::IOMMU_VERSION) {
         REACHED("luo.iommu.version");
         throw KernelPanic(fmt::format("iommu: live update version {} is not {}", ser.version, abi::IOMMU_VERSION));
@@ -259,13 +262,13 @@ void IommuParticipant::boot(PhysAddr top) {
     for (const PhysAddr record : read_array(PhysAddr{ser.domain_array}, sizeof(abi::IommuDomainSer), "domains"))
         incoming_domains_.emplace(record, nullptr);
     for (const PhysAddr record : read_array(PhysAddr{ser.device_array}, sizeof(abi::IommuDeviceSer), "devices"))
-        incoming_devices_.emplace(record, kernel_.machine.ram.read<abi::IommuDeviceSer>(record));
+        incoming_devices_.emplace(record, read_handed_over<abi::IommuDeviceSer>(kernel_.machine, record, "iommu"));
     for (const PhysAddr unit : units) adopt_unit(unit);
 }
 
 void IommuParticipant::adopt_unit(PhysAddr record) {
     const PhysicalMemory& ram = kernel_.machine.ram;
-    const auto ser = ram.read<abi::IommuHwSer>(record);
+    const auto ser = read_handed_over<abi::IommuHwSer>(kernel_.machine, record, "iommu");
     InheritedUnit unit{PhysAddr{ser.token}, PhysAddr{ser.root_table}, {}};
     const auto lost = [] {
         REACHED("luo.iommu.unit_lost");
@@ -313,7 +316,7 @@ std::optional<u16> IommuParticipant::domain_id_of(const abi::IommuDeviceSer& dev
 }
 
 std::shared_ptr<IommuDomain> IommuParticipant::rebuild(PhysAddr record) {
-    const auto ser = kernel_.machine.ram.read<abi::IommuDomainSer>(record);
+    const auto ser = read_handed_over<abi::IommuDomainSer>(kernel_.machine, record, "iommu");
     auto domain = std::make_shared<IommuDomain>(kernel_, fmt::format("incoming {:#x}", record.raw));
     std::vector<Pfn> tables;
     if (ser.top_level != IommuDomain::levels ||

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
@@ -117,9 +118,9 @@ Result<std::shared_ptr<IommufdFile>> IommufdHandler::incoming(PhysAddr record) {
         REACHED("luo.iommufd.record_lost");
         return fail(Errno::enoent);
     }
-    const PhysicalMemory& ram = kernel_.machine.ram;
-    const u64 count = ram.read<abi::IommufdSer>(record).nr_hwpts;
-    const auto hwpt = ram.read<abi::IommufdHwptSer>(record + sizeof(abi::IommufdSer));
+    const u64 count = read_handed_over<abi::IommufdSer>(kernel_.machine, record, compatible).nr_hwpts;
+    const auto hwpt =
+        read_handed_over<abi::IommufdHwptSer>(kernel_.machine, record + sizeof(abi::IommufdSer), compatible);
     if (count != 1 || hwpt.token != hwpt_token) {
         REACHED("luo.iommufd.record_bad");
         pages_.free(record);

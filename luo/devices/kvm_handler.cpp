@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
@@ -68,7 +69,7 @@ Result<FileRef> KvmHandler::retrieve(u64 data) {
         REACHED("luo.kvm.record_lost");
         return fail(Errno::enoent);
     }
-    const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
+    const auto ser = read_handed_over<abi::KvmSer>(kernel_.machine, record, compatible);
     if (ser.type != abi::KVM_TYPE_DEFAULT && ser.type != abi::KVM_TYPE_SNP) {
         REACHED("luo.kvm.type_unknown");
         pages_.free(record);
@@ -102,7 +103,7 @@ void KvmHandler::finish(File* file, u64 data, bool reclaimed) {
     if (file || reclaimed) return;
     const PhysAddr record{data};
     if (!pages_.restore(record)) return;
-    const auto ser = kernel_.machine.ram.read<abi::KvmSer>(record);
+    const auto ser = read_handed_over<abi::KvmSer>(kernel_.machine, record, compatible);
     if (ser.type == abi::KVM_TYPE_SNP) discard_confidential(ser, record);
     pages_.free(record);
 }
@@ -121,7 +122,8 @@ std::vector<PfnRange> KvmHandler::incoming_runs(const abi::KvmSer& ser, PhysAddr
     std::vector<PfnRange> runs;
     u64 gfn = 0;
     for (u64 index = 0; index < std::min<u64>(ser.nr_runs, abi::kvm_runs_max); ++index) {
-        const auto run = machine.ram.read<abi::KvmRun>(record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun));
+        const auto run = read_handed_over<abi::KvmRun>(
+            kernel_.machine, record + sizeof(abi::KvmSer) + index * sizeof(abi::KvmRun), compatible);
         if (run.pages == 0 || run.pfn > frames || run.pages > frames - run.pfn) continue;
         const PfnRange memory = pfn_range(Pfn{run.pfn}, run.pages);
         const auto owner = machine.snp.guest_of(memory, gfn);

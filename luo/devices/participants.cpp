@@ -25,12 +25,7 @@ void DeviceParticipants::register_handlers(Kernel& kernel, Orchestrator& orchest
     if (!orchestrator.enabled()) return;
     const bool has_bus = !kernel.machine.pci.functions().empty();
     const auto add = [&](FileHandler& handler, std::string_view component, bool wanted) {
-        if (!wanted || !kernel.config.built_with(component)) return;
-        if (const auto registered = orchestrator.register_file_handler(&handler); !registered) {
-            REACHED("luo.devices.not_registered");
-            kernel.log.err("{}: failed to register the file handler: {}", component,
-                           -static_cast<int>(registered.error()));
-        }
+        if (wanted && kernel.config.built_with(component)) INVARIANT(orchestrator.register_file_handler(&handler));
     };
     add(vfio, "vfio-pci", has_bus);
     add(iommufd, "iommufd", has_bus);

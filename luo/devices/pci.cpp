@@ -1,6 +1,7 @@
 #include "luo/devices/pci.hpp"
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
@@ -140,7 +141,7 @@ void PciParticipant::boot(PhysAddr header) {
         REACHED("luo.pci.header_lost");
         throw KernelPanic("pci: the list of preserved devices cannot be restored");
     }
-    const auto ser = kernel_.machine.ram.read<abi::PciSer>(header);
+    const auto ser = read_handed_over<abi::PciSer>(kernel_.machine, header, "pci");
     if (ser.version != abi::PCI_VERSION) {
         REACHED("luo.pci.version");
         throw KernelPanic(fmt::format("pci: live update version {} is not {}", ser.version, abi::PCI_VERSION));
@@ -155,18 +156,19 @@ void PciParticipant::boot(PhysAddr header) {
 }
 
 bool PciParticipant::read_blocks(PhysAddr first) {
-    const PhysicalMemory& ram = kernel_.machine.ram;
-    for (PhysAddr block = first; block.raw; block = PhysAddr{ram.read<u64>(block)}) {
+    Machine& machine = kernel_.machine;
+    for (PhysAddr block = first; block.raw; block = PhysAddr{read_handed_over<u64>(machine, block, "pci")}) {
         if (incoming_pages_.size() > blocks_max || !pages_.restore(block)) {
             REACHED("luo.pci.block_lost");
             kernel_.log.err("pci: a block of preserved devices at {:#x} cannot be restored", block.raw);
             return false;
         }
         incoming_pages_.push_back(block);
-        const u64 slots = std::min<u64>(ram.read<abi::PciBlock>(block).slots, abi::pci_block_slots);
+        const u64 slots =
+            std::min<u64>(read_handed_over<abi::PciBlock>(machine, block, "pci").slots, abi::pci_block_slots);
         for (u64 index = 0; index < slots; ++index) {
             const PhysAddr at = block + slot_offset(index);
-            const auto ser = ram.read<abi::PciDevSer>(at);
+            const auto ser = read_handed_over<abi::PciDevSer>(machine, at, "pci");
             if (ser.refcount) incoming_[{ser.domain, Bdf(ser.bdf)}] = {at, ser.refcount};
         }
     }

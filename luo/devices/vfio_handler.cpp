@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "kernel-model/abi_write.hpp"
+#include "kernel-model/handed_over.hpp"
 #include "machine/reached.hpp"
 
 namespace kexec_sim::luo {
@@ -135,7 +136,7 @@ Result<> VfioHandler::restore(PhysAddr record) {
         REACHED("luo.vfio.record_lost");
         return restored;
     }
-    incoming_[record] = kernel_.machine.ram.read<abi::VfioSer>(record);
+    incoming_[record] = read_handed_over<abi::VfioSer>(kernel_.machine, record, compatible);
     pages_.free(record);
     return {};
 }

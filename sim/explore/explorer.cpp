@@ -77,7 +77,7 @@ public:
         pool_options_.modules = options_.modules;
         pool_options_.max_virtual_ns = virtual_budget(report_.baseline.virtual_ns);
         pool_options_.max_host_seconds = 20 + 50 * baseline_seconds_;
-        pool_options_.baseline = report_.baseline.executed;
+        pool_options_.baseline = baseline_of(report_.baseline);
         pool_options_.plans_per_run = plans_per_run();
         Pool pool(scenario_, pool_options_);
         pool.run([this] { return next_job(); },

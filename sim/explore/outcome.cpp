@@ -27,6 +27,7 @@ PlanOutcome outcome_of(const Scenario& scenario, const RunResult& result) {
     PlanOutcome outcome;
     outcome.reached = true;
     for (const FaultInjector::Status& fault : result.faults) {
+        if (fault.own) continue;
         outcome.reached &= fault.fired;
         if (outcome.where.empty()) outcome.where = fault.where;
         if (!fault.fired || fault.fired_ns < outcome.fired_ns) continue;

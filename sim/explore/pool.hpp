@@ -32,8 +32,7 @@ struct PoolOptions {
     u64 max_virtual_ns = 0;
     double max_host_seconds = 60;
     std::size_t plans_per_run = 1;  // that share the way to their faults (forking_run.hpp); 1: each runs afresh
-    /// What the steps of the fault-free run gave.
-    std::vector<std::string> baseline;
+    Baseline baseline;
 };
 
 class Pool {

@@ -45,7 +45,7 @@ struct Plans {
         RunOptions plain;
         plain.isolation = Isolation::inline_;
         plain.silent = true;
-        options.baseline = run_scenario(scenario, plain).executed;
+        options.baseline = baseline_of(run_scenario(scenario, plain));
         options.max_virtual_ns = 1'000'000'000'000;
     }
     static PlanJob plan(const char* text) { return {.faults = {parse_fault(text).value()}}; }

@@ -93,7 +93,7 @@ TEST_CASE("a forking run comes to what fresh runs come to, event by event", "[ex
     plain.record_visits = true;
     const RunResult baseline = run_scenario(scenario, plain);
     PoolOptions options;
-    options.baseline = baseline.executed;
+    options.baseline = baseline_of(baseline);
     options.max_virtual_ns = 1'000'000'000'000;
     CandidateOptions wanted;
     wanted.actions = ActionChoice::parse("all").value();
@@ -119,7 +119,7 @@ TEST_CASE("pairs: the second fault comes after the first, and forking runs agree
     plain.record_visits = true;
     const RunResult baseline = run_scenario(scenario, plain);
     PoolOptions options;
-    options.baseline = baseline.executed;
+    options.baseline = baseline_of(baseline);
     options.max_virtual_ns = 1'000'000'000'000;
     PlanJob first{.faults = {kexec_sim::parse_fault("luo.subsystem.prepare[kvm]#1=delay(1ms)").value()},
                   .record_visits = true};
