@@ -63,6 +63,7 @@ u64 Kernel::phys_to_virt(PhysAddr phys) const { return machine.ram.direct_base()
 PhysAddr Kernel::virt_to_phys(u64 address) const { return PhysAddr{address - machine.ram.direct_base()}; }
 
 void Kernel::boot() {
+    machine.faults.set_stage("boot");
     machine.ram.map_direct(direct_map_slot(machine.seed, machine.generation));
     machine.trace.emit(Layer::kernel, "kernel.boot", {{"profile", config.profile}, {"release", config.release}});
     log.info("Linux version {} ({})", config.release, config.profile);
@@ -76,6 +77,7 @@ void Kernel::boot() {
     run_initcalls();
     machine.clock.advance(config.cost.user_space);
     user_space_ = true;
+    machine.faults.set_stage("");
     vfs.start_agent("main");
     log.info("Run /init as init process");
     machine.trace.emit(Layer::kernel, "kernel.user_space", {{"release", config.release}});
@@ -227,11 +229,13 @@ Result<PhysRange> Kernel::kexec_reboot() {
     blackout_begins();
     log.info("kexec_core: Starting new kernel");
     machine.trace.emit(Layer::kernel, "kernel.shutdown", {});
+    machine.faults.set_stage("shutdown");
     shut_down_devices();
     machine.clock.advance(config.cost.shutdown);
     const PhysRange where = image->boot_params;
     machine.referee.before_jump(machine.seed);
     machine.trace.emit(Layer::kernel, "kernel.relocation", {});
+    machine.faults.set_stage("jump");
     machine.clock.advance(config.cost.relocation);
     kexec.relocate();
     machine.clock.advance(config.cost.checksum);

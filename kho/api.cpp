@@ -312,8 +312,13 @@ Result<PhysAddr> Kho::retrieve_subtree(const std::string& name) {
 Result<> Kho::finalize() {
     Machine& machine = state_->machine;
     machine.trace.emit(Layer::kho, "kho.finalize", {}, Phase::begin);
-    const auto result = state_->finalize();
+    const bool by_itself = !machine.faults.doing();
+    const auto result = [&] {
+        const FaultInjector::Doing doing(machine.faults, "finalize");
+        return state_->finalize();
+    }();
     if (result) machine.referee.kho_finalized();
+    if (result && by_itself) machine.faults.set_update_state("finalized");
     machine.trace.emit(Layer::kho, "kho.finalize",
                        {result_field(result),
                         {"folios", preserved_folios()},
@@ -326,7 +331,12 @@ Result<> Kho::finalize() {
 Result<> Kho::abort() {
     Machine& machine = state_->machine;
     machine.trace.emit(Layer::kho, "kho.abort", {}, Phase::begin);
-    const auto result = state_->abort();
+    const bool by_itself = !machine.faults.doing();
+    const auto result = [&] {
+        const FaultInjector::Doing doing(machine.faults, "abort");
+        return state_->abort();
+    }();
+    if (result && by_itself) machine.faults.set_update_state("normal");
     if (result) machine.referee.kho_aborted(state_->edition.abort_forgets_tracking);
     machine.trace.emit(Layer::kho, "kho.abort", {result_field(result)}, Phase::end);
     return result;

@@ -197,6 +197,9 @@ void Kho::State::populate() {
         machine.trace.emit(Layer::kho, "kho.populate",
                            {{"phys", PhysAddr{data.fdt_addr}}, {"result", -static_cast<i32>(refusal->error)}});
         machine.referee.handover_refused(refusal->line);
+        // Guests own memory that nobody tells this kernel of; the first touch would be its end anyway.
+        if (machine.snp.enabled() && kernel.config.strict_defects)
+            throw KernelPanic("SEV-SNP is on, and the handover that tells whose memory is whose is refused");
         return;
     }
     if (kernel.config.mutant(Mutant::kb_earlymap)) tree.forget();  // KB-earlymap

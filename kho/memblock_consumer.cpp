@@ -56,6 +56,7 @@ void Kho::State::memblock_late_init() {
     if (!built) {
         REACHED("kho.reserve_mem.not_prepared");
         kernel.log.err("failed to prepare memblock FDT for KHO: {}", -static_cast<int>(built.error()));
+        machine.referee.reserve_mem_not_prepared();
         if (memblock_tree.raw) kernel.pages.free_folio({memblock_tree.pfn(), Order{0}});
         memblock_tree = {};
         return;

@@ -29,6 +29,7 @@ void Orchestrator::log(LogLevel level, std::string_view text) {
 void Orchestrator::set_state(LuoState to, bool quiet) {
     const LuoState from = std::exchange(state_, to);
     kernel_.machine.referee.luo_state(from, to);
+    kernel_.machine.faults.set_update_state(luo_state_name(to));
     kernel_.machine.trace.emit(Layer::luo, "luo.state", {{"from", luo_state_name(from)}, {"to", luo_state_name(to)}});
     if (!quiet)
         log(LogLevel::info,
@@ -55,7 +56,11 @@ Result<> Orchestrator::request(LuoEvent event) {
         return fail(Errno::einval);
     };
     kernel_.machine.referee.luo_request_begins();
-    const Result<> result = run();
+    const Result<> result = [&] {
+        constexpr std::string_view names[] = {"prepare", "freeze", "finish", "cancel"};
+        const FaultInjector::Doing doing(kernel_.machine.faults, names[static_cast<std::size_t>(event)]);
+        return run();
+    }();
     kernel_.machine.referee.luo_request(event, result);
     return result;
 }

@@ -83,6 +83,8 @@ std::optional<FaultKind> fault_kind_by_name(std::string_view name) {
     return std::nullopt;
 }
 bool fault_is_corrupting(FaultKind kind, FaultPoint point) {
+    if (kind == FaultKind::fail)
+        return point == FaultPoint::iommu_walk;  // the access is lost, as if it had been dropped
     return kind >= FaultKind::flip || (kind == FaultKind::drop && point != FaultPoint::irq_deliver);
 }
 
@@ -145,11 +147,18 @@ void FaultInjector::add_entry(const PlannedFault& fault, u64 visits) {
     armed_[static_cast<std::size_t>(fault.point)] = true;
 }
 
+void FaultInjector::set_stage(std::string_view stage) {
+    stage_ = stage;
+    if (stage != "boot") return;
+    doing_ = {};  // a kernel that died was in the middle of it
+    update_state_ = "normal";
+}
+
 void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
     if (!log_.empty()) {
         LogEntry& last = log_.back();
         if (last.point == point && last.generation == generation_ && last.after_fault == fault_fired_ &&
-            *names_[last.name] == name) {
+            last.phase == phase() && *names_[last.name] == name) {
             ++last.count;
             return;
         }
@@ -162,7 +171,7 @@ void FaultInjector::log_visit(FaultPoint point, std::string_view name) {
                 .first;
         names_.push_back(&known->first);
     }
-    log_.push_back({point, known->second, 1, generation_, fault_fired_});
+    log_.push_back({point, known->second, 1, generation_, fault_fired_, phase()});
 }
 
 std::optional<FaultAction> FaultInjector::visit_slow(FaultPoint point, std::string_view name) {
@@ -186,6 +195,7 @@ std::optional<FaultAction> FaultInjector::fire(Entry& entry, std::string_view na
     if (!entry.fired) {
         entry.fired_ns = clock_.now_ns();
         entry.fired_in = generation_;
+        entry.phase = phase();
         const MachineEntry guard;
         trace_.where(entry.where);
     }
@@ -241,7 +251,7 @@ std::vector<FaultInjector::Status> FaultInjector::status() const {
     for (const Entry& entry : plan_)
         result.push_back({std::string(entry.text), entry.visits, entry.fired,
                           fault_is_corrupting(entry.kind, entry.point), entry.fired_ns, entry.fired_in,
-                          std::string(entry.where), entry.own});
+                          std::string(entry.where), entry.own, std::string(entry.phase)});
     return result;
 }
 bool FaultInjector::any_fired() const {
@@ -257,8 +267,8 @@ bool FaultInjector::corrupting_fired() const {
 std::vector<FaultInjector::Visits> FaultInjector::visits() const {
     std::vector<Visits> result;
     for (const LogEntry& entry : log_)
-        result.push_back(
-            {entry.point, std::string(*names_[entry.name]), entry.count, entry.generation, entry.after_fault});
+        result.push_back({entry.point, std::string(*names_[entry.name]), entry.count, entry.generation,
+                          entry.after_fault, std::string(entry.phase)});
     return result;
 }
 

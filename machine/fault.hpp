@@ -157,6 +157,7 @@ public:
         Generation fired_in = 0;
         std::string where = {};  // the spans that were open then (TraceRecorder::where)
         bool own = false;        // the scenario's
+        std::string phase = {};  // of the update, when it fired first
     };
     std::vector<Status> status() const;
     bool any_fired() const;
@@ -165,6 +166,27 @@ public:
     /// `kill-agent` fired: the calling agent dies on its way back to user space. The kernel model takes the flag.
     /// The action that visit() returned last found nothing to do where it was aimed: it counts as not fired.
     void missed(std::string_view name);
+    /// Where in an update the machine is, told by those who know; names are literals. It is the stage of a kernel's life
+    /// ("boot", "shutdown", "jump") if it is in one, else what it is doing ("prepare"), else its state ("prepared").
+    void set_stage(std::string_view stage);
+    void set_update_state(std::string_view state) { update_state_ = state; }
+    class Doing {
+    public:
+        /// Part of something greater that is being done, it is no phase of its own.
+        Doing(FaultInjector& faults, std::string_view what) : faults_(faults), before_(faults.doing_) {
+            if (faults.doing_.empty()) faults.doing_ = what;
+        }
+        ~Doing() { faults_.doing_ = before_; }
+        Doing(const Doing&) = delete;
+        Doing& operator=(const Doing&) = delete;
+
+    private:
+        FaultInjector& faults_;
+        std::string_view before_;
+    };
+    bool doing() const { return !doing_.empty(); }
+    std::string_view phase() const { return !stage_.empty() ? stage_ : !doing_.empty() ? doing_ : update_state_; }
+
     bool agent_kill_pending() const { return agent_kill_; }
     bool take_agent_kill() { return std::exchange(agent_kill_, false); }
 
@@ -190,6 +212,7 @@ public:
         u64 count;
         Generation generation;
         bool after_fault;
+        std::string phase = {};
     };
     std::vector<Visits> visits() const;
 
@@ -209,6 +232,7 @@ private:
         Generation fired_in = 0;
         std::pmr::string where;
         bool own = false;
+        std::string_view phase = {};
     };
     struct LogEntry {
         FaultPoint point;
@@ -216,6 +240,7 @@ private:
         u64 count;
         Generation generation;
         bool after_fault;
+        std::string_view phase;
     };
     void add_entry(const PlannedFault& fault, u64 visits);
     void log_visit(FaultPoint point, std::string_view name);
@@ -233,6 +258,7 @@ private:
     std::pmr::map<std::pmr::string, u32, std::less<>> name_ids_;
     std::pmr::vector<const std::pmr::string*> names_;
     bool fault_fired_ = false;
+    std::string_view stage_, doing_, update_state_ = "normal";
 };
 
 /// The work of a call under its fault point: a planned `skip` returns success without it, `lie` does it and returns an

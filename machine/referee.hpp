@@ -197,6 +197,8 @@ public:
     // --- reserve_mem ------------------------------------------------------------------------------------------
     void reserve_mem_allocated(std::string_view name, PhysRange range);
     void reserve_mem_revived(std::string_view name, PhysRange range);
+    /// The running kernel said in its log that it will not hand its entries over.
+    void reserve_mem_not_prepared();
     /// The entry is on the new command line but was refused, with this log line.
     void reserve_mem_refused(std::string_view name, std::string_view why);
 

@@ -286,11 +286,16 @@ void Referee::kho_restore_failed(Pfn pfn, std::string_view) {
     if (!attached) return;
     const MachineEntry entry;
     Carried& carried = books_->carried;
-    const Kept* kept = carried.frames.find(pfn);
+    PfnRange all{};
+    const Kept* kept = carried.frames.find(pfn, all);
     if (!kept) return;
-    const u64 order = kept->order >= 0 ? static_cast<u64>(kept->order) : 0;
-    const Pfn head{pfn.raw & ~((u64{1} << order) - 1)};
-    carried.refused.assign(pfn_range(head, u64{1} << order), {});
+    if (kept->order < 0) {
+        // A range, not a folio: it is asked for by its first frame.
+        carried.refused.assign({pfn, all.end}, {});
+        return;
+    }
+    const Pfn head{pfn.raw & ~((u64{1} << kept->order) - 1)};
+    carried.refused.assign(pfn_range(head, u64{1} << kept->order), {});
 }
 
 // --- reserve_mem -------------------------------------------------------------------------------------------------
@@ -333,6 +338,12 @@ void Referee::reserve_mem_revived(std::string_view name, PhysRange range) {
                      "reserve_mem {} was revived by generation {}; no kernel before had promised it", name,
                      books.kernel->generation);
     books.kernel->reserves.insert_or_assign(id, KernelBooks::Reserve{range, false});
+}
+
+void Referee::reserve_mem_not_prepared() {
+    if (!attached) return;
+    const MachineEntry entry;
+    books_->kernel->reserves.clear();
 }
 
 void Referee::reserve_mem_refused(std::string_view name, std::string_view why) {

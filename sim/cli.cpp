@@ -13,6 +13,7 @@
 #include "sim/scenario.hpp"
 #include "sim/step_spec.hpp"
 #include "sim/trace_file.hpp"
+#include "sim/version.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -86,7 +87,7 @@ std::string bug_text(const std::string& what, const std::string& doing, const st
         "and the\n"
         "  command that shows it:\n"
         "    {}\n",
-        doing, what, program_version, command);
+        doing, what, program_version(), command);
 }
 
 int cli_main(int argc, const char* const* argv) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fmt/format.h>
+#include <map>
 #include <thread>
 #include <unistd.h>
 
@@ -76,6 +77,7 @@ void write_reproductions(const Scenario& scenario, const ExploreCommand& command
         return command.shrink_seconds - std::chrono::duration<double>(Clock::now() - began).count();
     };
     const auto interrupted = [] { return interrupt_signal() != 0; };
+    std::map<std::string, std::size_t> written;  // by trace hash
     for (std::size_t i = 0; i < report.groups.size() && left() > 0 && !interrupted(); ++i) {
         ViolationGroup& group = report.groups[i];
         ShrinkOptions options;
@@ -88,6 +90,15 @@ void write_reproductions(const Scenario& scenario, const ExploreCommand& command
         };
         const auto found = reproduce(scenario, {group.violation, group.plan, group.where}, options);
         if (!found) continue;
+        // Two violations of one plan may come down to one and the same story.
+        const auto [same, fresh] = written.emplace(found->scenario.reproduces->trace_hash, i);
+        if (!fresh) {
+            const ViolationGroup& other = report.groups[same->second];
+            group.reproduction = other.reproduction;
+            group.steps_before = other.steps_before;
+            group.steps = other.steps;
+            continue;
+        }
         const auto file =
             std::filesystem::path(command.out_dir) / fmt::format("{:03}-{}.yaml", i + 1, group.violation.id);
         Output out(file.string());

@@ -12,8 +12,6 @@
 
 namespace kexec_sim::sim {
 
-inline constexpr std::string_view program_version = "0.1";
-
 struct ViewOptions {
     bool quiet = false, verbose = false, no_color = false;
 };

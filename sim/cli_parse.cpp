@@ -10,6 +10,7 @@
 #include "sim/scenario.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/values.hpp"
+#include "sim/version.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -520,7 +521,7 @@ Command parse_command_line(int argc, const char* const* argv) {
     } catch (const CLI::ParseError& error) {
         usage_error(error.what());
     }
-    if (texts.version) return TextCommand{fmt::format("kexec-sim {}\n", program_version)};
+    if (texts.version) return TextCommand{fmt::format("kexec-sim {}\n", program_version())};
     if (app.get_subcommands().empty()) usage_error("a command is needed; 'kexec-sim --help' lists them");
     return command_of(app.get_subcommands().front()->get_name(), texts);
 }

@@ -21,7 +21,12 @@ Agent& living_agent(KernelInstance& instance) {
     return *instance.agent();
 }
 
+/// The descriptor of whoever has the device open; else one of the agent that makes the calls.
 Result<luo::LuoClient*> client_of(KernelInstance& instance) {
+    for (const auto& [name, agent] : instance.kernel.vfs.agents())
+        if (const auto at = instance.clients.find(name);
+            agent->alive() && at != instance.clients.end() && at->second->is_open())
+            return at->second.get();
     Agent& agent = living_agent(instance);
     luo::LuoClient* client = instance.client();
     if (client && client->is_open()) return client;
@@ -54,6 +59,13 @@ bool holds_private_memory(const KernelInstance& instance, const ShmemFile& file)
     });
 }
 
+/// Memory that devices write, which agents know no copy of.
+bool is_mapped_for_devices(KernelInstance& instance, i32 fd) {
+    return std::ranges::any_of(instance.scenario.steps, [&](const Step& step) {
+        return step.id == StepId::iommufd_map && step.has("fd") && instance.fd(step.get_name("fd")) == fd;
+    });
+}
+
 /// Every living agent's memfds are what they were made, and can be written and truncated where their seals allow it.
 StepResult files_usable(KernelInstance& instance) {
     for (const auto& [name, agent] : instance.kernel.vfs.agents()) {
@@ -62,7 +74,8 @@ StepResult files_usable(KernelInstance& instance) {
             const auto file = agent->get(fd);
             const auto memfd = file ? std::dynamic_pointer_cast<ShmemFile>(*file) : nullptr;
             if (!memfd || memfd->hugetlb || memfd->size() == 0 || holds_private_memory(instance, *memfd)) continue;
-            if (const auto copy = instance.file_copies.find(memfd->id()); copy != instance.file_copies.end())
+            if (const auto copy = instance.file_copies.find(memfd->id());
+                copy != instance.file_copies.end() && !is_mapped_for_devices(instance, fd))
                 if (const auto differs = first_difference(*memfd, copy->second))
                     return StepResult::mismatch(fmt::format(
                         "a file of agent '{}' is not what its agents made of it, from {:#x} on", name, *differs));
@@ -124,12 +137,26 @@ StepResult roll_back(KernelInstance& instance) {
     return files_usable(instance);
 }
 
+/// What the script wanted to preserve and has not: its agents try again, now that nothing fails. With the half of a
+/// guest there can be no update.
+void preserve_the_rest(KernelInstance& instance, luo::LuoClient& client) {
+    if (!instance.scenario.machine.has_devices()) return;
+    for (const Step& step : instance.scenario.steps) {
+        if (step.id == StepId::luo_preserve)
+            if (const i32 fd = instance.fd(step.get_name("fd")); fd >= 0)
+                static_cast<void>(client.fd_preserve(fd, step.get_u64("token")));
+        if (step.id == StepId::vm_preserve && instance.vms.contains(step.get_name("vm")))
+            static_cast<void>(run_vm_step(instance, step));
+    }
+}
+
 StepResult prepare_again(KernelInstance& instance) {
     if (!instance.kho.enabled()) return {};  // off for good in this kernel: there is nothing to hand over with
     if (!instance.luo || !instance.luo->enabled()) return instance.kho.finalize();
     if (instance.luo->state() == LuoState::updated) return {};
     const auto client = client_of(instance);
     if (!client) return client.error();
+    preserve_the_rest(instance, **client);
     return (*client)->set_event(static_cast<u32>(LuoEvent::prepare));
 }
 
@@ -206,7 +233,20 @@ Supervisor::Outcome Supervisor::run_epilogue_op(EpilogueOp op) {
     return outcome;
 }
 
-void Supervisor::run_epilogue() {
+/// The steps of a script that ask for the same as that part.
+static std::span<const std::string_view> steps_like(EpilogueOp op) {
+    static constexpr std::string_view prepare[] = {"luo.prepare", "kho.finalize"}, kexec[] = {"kexec", "kexec.exec"},
+                                      finish[] = {"luo.finish"};
+    switch (op) {
+    case EpilogueOp::roll_back: return {};
+    case EpilogueOp::prepare_again: return prepare;
+    case EpilogueOp::kexec_again: return kexec;
+    case EpilogueOp::claim_all: return finish;
+    }
+    return {};
+}
+
+void Supervisor::run_epilogue(const Baseline& baseline) {
     in_epilogue_ = true;
     const Generation first = machine_.generation;
     const auto part = [&](EpilogueOp op) {
@@ -215,6 +255,8 @@ void Supervisor::run_epilogue() {
         if (outcome.text == "ok") return true;
         // After a corruption nothing need succeed; that decoding stays bounded is the referee's to say.
         if (machine_.faults.corrupting_fired()) return false;
+        for (const std::string_view step : steps_like(op))
+            if (baseline.refusals.contains({std::string(step), outcome.text})) return false;
         result_.epilogue_failure = {std::string(epilogue_op_name(op)), outcome.text, outcome.detail};
         fail(fmt::format("epilogue, {}: {}{}{}", epilogue_op_name(op), outcome.text,
                          outcome.detail.empty() ? "" : ": ", outcome.detail));

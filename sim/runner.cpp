@@ -73,7 +73,10 @@ Scenario with_additions(const Scenario& scenario, const RunOptions& options) {
 FindingKey finding_key(const Finding& finding) { return {finding.invariant, finding.check, finding.resource}; }
 
 Baseline baseline_of(const RunResult& result) {
-    Baseline baseline{result.executed, {}};
+    Baseline baseline{result.executed, {}, {}};
+    for (std::size_t i = 0; i < result.executed.size(); ++i)
+        if (const u32 index = result.executed_index[i]; result.executed[i] != "ok" && index < result.steps.size())
+            baseline.refusals.emplace(result.steps[index].name, result.executed[i]);
     for (const Finding& finding : result.findings) baseline.findings.insert(finding_key(finding));
     return baseline;
 }
@@ -139,7 +142,7 @@ RunResult run_scenario(const Scenario& scenario, const RunOptions& options) {
         run_program(supervisor, std::span(own.steps).subspan(scenario.steps.size()), own.under_faults->program,
                     [](const StepRecord&) { return false; });
     } else if (left) {
-        supervisor.run_epilogue();
+        supervisor.run_epilogue(*baseline);
     }
     RunResult result = supervisor.finish(baseline);
     std::erase_if(result.steps, [&](const StepRecord& record) {

@@ -36,6 +36,8 @@ FindingKey finding_key(const Finding& finding);
 struct Baseline {
     std::vector<std::string> executed;  // what its steps gave, in the order in which they ran
     std::set<FindingKey> findings;      // which no fault brought about
+    /// Steps that are not ok there: name and result. What the script is refused, the epilogue may be refused too.
+    std::set<std::pair<std::string, std::string>> refusals;
 };
 struct RunResult;
 Baseline baseline_of(const RunResult& result);

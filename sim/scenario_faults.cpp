@@ -158,8 +158,8 @@ std::string fault_problem(const PlannedFault& fault) {
         if (is_on_a_wire(fault.point)) break;
         return fmt::format("action '{}' is one for interrupts and DMA, which '{}' is not", action, point.name);
     case FaultKind::swap:
-        return fmt::format("action '{}' is one for the map and the files that are handed over, which '{}' is not", action,
-                           point.name);
+        return fmt::format("action '{}' is one for the map and the files that are handed over, which '{}' is not",
+                           action, point.name);
     case FaultKind::panic:
     case FaultKind::power_loss:
     case FaultKind::kill_agent:

@@ -34,7 +34,7 @@ public:
     const StepRecord& run_step(const Step& step);
     void note_left() { result_.left = {true, alive_, machine_.referee.update_under_way(), machine_.generation}; }
     /// What comes in place of the rest of the script after an unplanned fault.
-    void run_epilogue();
+    void run_epilogue(const Baseline& baseline);
     /// The scenario's own epilogue begins: from here on an unmet `expect` is a failure again.
     void own_epilogue_begins() { own_epilogue_ = true; }
     /// No further step runs: a failure, the requested jump, an interruption.

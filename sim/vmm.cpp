@@ -118,15 +118,21 @@ Result<> VirtualMachine::make_state_file() {
 
 Result<> VirtualMachine::preserve(luo::LuoClient& client, u64 tokens, PreserveOrder order) {
     TRY(make_state_file());
-    TRY(client.fd_preserve(fd_.memory, tokens));
-    TRY(client.fd_preserve(fd_.state, tokens + 1));
     const u64 devices = fd_.devices.size();
     vfio_first_ = order.vfio_first;
     const FileTokens file = file_tokens(tokens, devices, vfio_first_);
-    if (fd_.iommufd >= 0) TRY(client.fd_preserve(fd_.iommufd, file.iommufd));
+    std::vector<std::pair<i32, u64>> files{{fd_.memory, tokens}, {fd_.state, tokens + 1}};
+    if (fd_.iommufd >= 0) files.emplace_back(fd_.iommufd, file.iommufd);
     for (u64 device = 0; device < devices; ++device)
-        TRY(client.fd_preserve(fd_.devices[device], file.first_device + device));
-    TRY(client.fd_preserve(fd_.vm, tokens + 3 + devices));
+        files.emplace_back(fd_.devices[device], file.first_device + device);
+    files.emplace_back(fd_.vm, tokens + 3 + devices);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        const auto preserved = client.fd_preserve(files[i].first, files[i].second);
+        if (preserved) continue;
+        // All of a guest or nothing of it.
+        while (i-- > 0) static_cast<void>(client.fd_unpreserve(files[i].second));
+        return preserved;
+    }
     tokens_ = tokens;
     return {};
 }

@@ -83,7 +83,7 @@ grep -q "exit codes:" out || complain "--help does not tell the exit codes"
 expect 0 "" run --help
 grep -q -- "--stop-at" out || complain "run --help does not tell --stop-at"
 expect 0 "" --version
-grep -qx "kexec-sim [0-9.]*" out || complain "--version: $(cat out)"
+grep -Eqx "kexec-sim [0-9.]+( \([0-9a-f]{12}\))?" out || complain "--version: $(cat out)"
 for what in steps faults invariants devices mutants profiles; do
     expect 0 "" list $what
     [[ -s out ]] || complain "list $what prints nothing"

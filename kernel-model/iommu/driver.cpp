@@ -65,9 +65,12 @@ void IommuDriver::start(Unit& unit) {
         return;
     }
     if (unit.was_on && !heritage && !kernel_.config.crash_kernel) {
+        // Turned off, until the new tables are there whatever the old kernel's devices still send passes as it is. Repaired,
+        // an empty root table takes the place of the old one while translation stays on.
         REACHED("iommu.init.was_on");
-        kernel_.log.warn("DMAR: translation of unit {:#x} was on already, turned off", unit.registers.raw);
-        command(unit, vtd::TE, false);
+        kernel_.log.warn("DMAR: translation of unit {:#x} was on already, {}", unit.registers.raw,
+                         kernel_.config.strict_defects ? "emptied" : "turned off");
+        if (!kernel_.config.strict_defects) command(unit, vtd::TE, false);
     }
     unit.root = page("iommu.root");
     if (unit.was_on && kernel_.config.crash_kernel) copy_tables(unit);

@@ -56,8 +56,13 @@ u32 PciCore::read(const PciDevice& device, u16 offset, unsigned bytes) const {
 }
 
 void PciCore::write(const PciDevice& device, u16 offset, unsigned bytes, u32 value) {
-    kernel_.machine.clock.advance(config_write_ns);
-    kernel_.machine.pci.config_write(device.address, offset, bytes, value);
+    // A completion with an error is repeated once, and said to be lost then.
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        kernel_.machine.clock.advance(config_write_ns);
+        if (kernel_.machine.pci.config_write(device.address, offset, bytes, value)) return;
+        REACHED("pci.config_write.failed");
+    }
+    kernel_.log.err("pci {}: config write at {:#x} failed", device.address.text(), offset);
 }
 
 void PciCore::set_master(PciDevice& device, bool on) {

@@ -169,14 +169,16 @@ u32 PciFabric::config_read(PciAddress address, u16 offset, unsigned bytes) {
     return function ? function->config.read(offset, bytes) : all_ones(bytes);
 }
 
-void PciFabric::config_write(PciAddress address, u16 offset, unsigned bytes, u32 value) {
+Result<> PciFabric::config_write(PciAddress address, u16 offset, unsigned bytes, u32 value) {
     PciFunction* function = at(address);
-    if (!function) return;
-    if (const auto fault = machine_.faults.visit(FaultPoint::pci_config_write, function->name()))
-        if (fault->kind == FaultKind::drop || fault->kind == FaultKind::skip || fault->kind == FaultKind::fail) {
+    if (!function) return {};
+    if (const auto fault = machine_.faults.visit(FaultPoint::pci_config_write, function->name())) {
+        if (fault->kind == FaultKind::fail) return fail(fault->error);
+        if (fault->kind == FaultKind::drop || fault->kind == FaultKind::skip) {
             REACHED("pci.config_write.lost");
-            return;
+            return {};
         }
+    }
     const MachineEntry entry;
     function->latch_bus(address.bdf.bus());
     const PciFunction::Sensitive before = function->sensitive();
@@ -197,6 +199,7 @@ void PciFabric::config_write(PciAddress address, u16 offset, unsigned bytes, u32
     if (new_value != old_value)
         machine_.device_referee.config_changed(*function, offset, bytes, old_value, new_value);
     function->config_written(before);
+    return {};
 }
 
 void PciFabric::reset_below(PciFunction& bridge) {

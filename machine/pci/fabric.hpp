@@ -78,8 +78,9 @@ public:
     // --- the CPU's side ---
     /// All ones where nobody answers. 1 µs of virtual time is the caller's to charge.
     u32 config_read(PciAddress address, u16 offset, unsigned bytes);
-    /// Fault point pci.config_write[function]: `drop` and `skip` lose it, `fail` too.
-    void config_write(PciAddress address, u16 offset, unsigned bytes, u32 value);
+    /// Fault point pci.config_write[function]: `drop` and `skip` lose it, `fail` loses it and says so (EIO: the completion
+    /// reports an error).
+    Result<> config_write(PciAddress address, u16 offset, unsigned bytes, u32 value);
     /// A CPU access (or one that the IOMMU let through) to an address outside RAM.
     BusStatus memory_read(u64 address, std::span<std::byte> out);
     BusStatus memory_write(u64 address, std::span<const std::byte> in, const PciFunction* from = nullptr);

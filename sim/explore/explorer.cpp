@@ -10,6 +10,7 @@
 #include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
 #include "sim/result_json.hpp"
+#include "sim/version.hpp"
 #include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
@@ -19,36 +20,6 @@ using Clock = std::chrono::steady_clock;
 
 /// Virtual time that a run may take: the baseline's, many times, and room for delays.
 u64 virtual_budget(u64 baseline_ns) { return 20 * baseline_ns + 100'000'000'000; }
-
-/// Listens to the fault-free run: which phase of the update it is in, and since when.
-class PhaseListener {
-public:
-    explicit PhaseListener(std::vector<UpdatePhase>& phases) : phases_(phases) {}
-    void operator()(const TraceEvent& event) {
-        if (event.name == "kernel.boot") enter(event, "boot");
-        if (event.name == "kernel.user_space") enter(event, after_boot_);
-        if (event.name == "luo.state" && event.text("from") == "undefined") after_boot_ = event.text("to");
-        if (event.name == "luo.state" && event.text("from") != "undefined") enter(event, event.text("to"));
-        if (event.name == "luo.ioctl" && event.phase == Phase::begin) request(event);
-        if (event.name == "kernel.reboot") enter(event, "freeze");
-        if (event.name == "kernel.shutdown") enter(event, "shutdown");
-        if (event.name == "kernel.relocation") enter(event, "relocation");
-    }
-
-private:
-    void request(const TraceEvent& event) {
-        const std::string ioctl = event.text("ioctl");
-        for (const std::string_view name : {"prepare", "freeze", "cancel", "finish"})
-            if (std::ranges::search(ioctl, name, {}, [](char c) { return std::tolower(c); }).begin() != ioctl.end())
-                enter(event, std::string(name));
-    }
-    void enter(const TraceEvent& event, std::string name) {
-        if (!phases_.empty() && phases_.back().name == name) return;
-        phases_.push_back({event.time_ns, std::move(name)});
-    }
-    std::vector<UpdatePhase>& phases_;
-    std::string after_boot_ = "normal";
-};
 
 class Session {
 public:
@@ -66,8 +37,7 @@ public:
         const Candidates singles = candidate_faults(report_.baseline.visits, options_.candidates);
         report_.visits = singles.visits;
         report_.thinned = singles.thinned;
-        for (const auto& run : report_.baseline.visits)
-            report_.points[std::string(fault_point_info(run.point).name)].visits += run.count;
+        report_.count_visits(report_.baseline.visits);
         for (const PlannedFault& fault : singles.faults) share_plan({fault});
         if (options_.random_plans) add_random(singles.faults);
         if (!options_.out_dir.empty()) journal_.open(options_.out_dir, journal_head());
@@ -100,7 +70,6 @@ private:
         run.isolation = options_.isolation;
         run.modules = options_.modules;
         run.record_visits = true;
-        run.on_event = PhaseListener(report_.phases);
         run.interrupted = interrupted_;
         const auto begin = Clock::now();
         report_.baseline = run_scenario(scenario_, run);
@@ -233,6 +202,7 @@ private:
 
     JournalHead journal_head() const {
         JournalHead head;
+        head.program = program_version();
         head.scenario = scenario_.name;
         head.file = scenario_.path.string();
         head.seed = scenario_.seed;
@@ -248,7 +218,8 @@ private:
         head.visits = report_.visits;
         for (const auto& run : report_.baseline.visits)
             head.point_visits[std::string(fault_point_info(run.point).name)] += run.count;
-        head.phases = report_.phases;
+        for (const PhaseSummary& phase : report_.phases)
+            if (phase.visits) head.phases.push_back({phase.generation, phase.name, phase.visits, {}, {}});
         return head;
     }
 

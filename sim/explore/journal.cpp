@@ -10,7 +10,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::string_view format_name = "kexec-sim/explore-runs-1";
+constexpr std::string_view format_name = "kexec-sim/explore-runs-2";
 
 std::string file_in(const std::string& dir) { return (std::filesystem::path(dir) / "runs.jsonl").string(); }
 
@@ -38,6 +38,7 @@ FaultPlan plan_of(const Json& json) {
 
 Json JournalHead::json() const {
     Json out{{"format", format_name},
+             {"program", program},
              {"scenario", scenario},
              {"file", file},
              {"baseline", baseline},
@@ -53,13 +54,14 @@ Json JournalHead::json() const {
              {"point_visits", point_visits},
              {"phases", Json::array()},
              {"repeat_options", repeat_options}};
-    for (const UpdatePhase& phase : phases) out["phases"].push_back({phase.begin_ns, phase.name});
+    for (const PhaseSummary& phase : phases) out["phases"].push_back({phase.generation, phase.name, phase.visits});
     return out;
 }
 
 JournalHead JournalHead::from_json(const Json& json) {
     if (json.at("format") != format_name) throw std::invalid_argument("another format");
     JournalHead head;
+    head.program = json.at("program");
     head.scenario = json.at("scenario");
     head.file = json.at("file");
     head.baseline = json.at("baseline");
@@ -74,7 +76,8 @@ JournalHead JournalHead::from_json(const Json& json) {
     head.repeat_options = json.at("repeat_options");
     head.all_visits = json.at("all_visits");
     head.point_visits = json.at("point_visits").get<std::map<std::string, u64>>();
-    for (const auto& phase : json.at("phases")) head.phases.push_back({phase.at(0), phase.at(1)});
+    for (const auto& phase : json.at("phases"))
+        head.phases.push_back({phase.at(0), phase.at(1), phase.at(2), {}, {}});
     return head;
 }
 

@@ -19,12 +19,12 @@
 namespace kexec_sim::sim {
 
 struct JournalHead {
-    std::string scenario, file, baseline /* trace hash */, points, actions;
+    std::string program /* version */, scenario, file, baseline /* trace hash */, points, actions;
     std::string repeat_options;  // ReportContext
     u64 seed = 1, depth = 1, random_plans = 0, shard = 0, shards = 1, visits = 0;
     bool all_visits = false;
     std::map<std::string, u64> point_visits;
-    std::vector<UpdatePhase> phases;
+    std::vector<PhaseSummary> phases;  // with their visits
 
     nlohmann::json json() const;
     static JournalHead from_json(const nlohmann::json& json);

@@ -26,11 +26,14 @@ std::string plan_text(const FaultPlan& plan) {
 PlanOutcome outcome_of(const Scenario& scenario, const RunResult& result) {
     PlanOutcome outcome;
     outcome.reached = true;
+    bool first = true;
     for (const FaultInjector::Status& fault : result.faults) {
         if (fault.own) continue;
         outcome.reached &= fault.fired;
-        if (outcome.where.empty()) outcome.where = fault.where;
-        if (!fault.fired || fault.fired_ns < outcome.fired_ns) continue;
+        // Of a pair the first counts: where it struck, in which phase.
+        if (!std::exchange(first, false)) continue;
+        outcome.where = fault.where;
+        outcome.phase = fault.phase;
         outcome.fired_ns = fault.fired_ns;
         outcome.fired_in = fault.fired_in;
     }
@@ -76,9 +79,11 @@ PlanOutcome outcome_of_failure(std::string_view id, const std::string& message) 
 }
 
 nlohmann::json PlanOutcome::json() const {
-    nlohmann::json out{{"reached", reached},       {"two_kernels", two_kernels}, {"fired_ns", fired_ns},
-                       {"fired_in", fired_in},     {"virtual_ns", virtual_ns},   {"events", events},
-                       {"trace_hash", trace_hash}, {"findings", findings},       {"where", where}};
+    nlohmann::json out{{"reached", reached},       {"two_kernels", two_kernels},
+                       {"fired_ns", fired_ns},     {"fired_in", fired_in},
+                       {"virtual_ns", virtual_ns}, {"events", events},
+                       {"trace_hash", trace_hash}, {"findings", findings},
+                       {"where", where},           {"phase", phase}};
     for (const Violation& one : violations)
         out["violations"].push_back({{"id", one.id},
                                      {"severity", one.severity},
@@ -90,7 +95,7 @@ nlohmann::json PlanOutcome::json() const {
     if (!event_lines.empty()) out["event_lines"] = event_lines;
     for (const auto& run : visits)
         out["visits"].push_back(
-            {static_cast<unsigned>(run.point), run.name, run.count, run.generation, run.after_fault ? 1 : 0});
+            {fault_point_info(run.point).name, run.name, run.count, run.generation, run.after_fault ? 1 : 0});
     return out;
 }
 
@@ -104,6 +109,7 @@ PlanOutcome PlanOutcome::from_json(const nlohmann::json& json) {
     outcome.events = json.at("events");
     outcome.trace_hash = json.at("trace_hash");
     outcome.where = json.at("where");
+    outcome.phase = json.at("phase");
     outcome.findings = json.at("findings").get<std::vector<std::string>>();
     if (json.contains("violations"))
         for (const auto& one : json["violations"])
@@ -112,9 +118,11 @@ PlanOutcome PlanOutcome::from_json(const nlohmann::json& json) {
     outcome.error = json.value("error", std::string());
     outcome.event_lines = json.value("event_lines", std::vector<std::string>());
     if (json.contains("visits"))
-        for (const auto& run : json["visits"])
-            outcome.visits.push_back({static_cast<FaultPoint>(run.at(0).get<unsigned>()), run.at(1), run.at(2),
-                                      run.at(3), run.at(4).get<int>() != 0});
+        for (const auto& run : json["visits"]) {
+            const auto point = fault_point_by_name(run.at(0).get<std::string>());
+            if (!point) throw std::invalid_argument("a fault point that this version does not have");
+            outcome.visits.push_back({*point, run.at(1), run.at(2), run.at(3), run.at(4).get<int>() != 0});
+        }
     return outcome;
 }
 

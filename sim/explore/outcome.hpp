@@ -24,9 +24,10 @@ struct Violation {
 struct PlanOutcome {
     bool reached = false;      // every fault of the plan fired
     bool two_kernels = false;  // generation 1 was begun
-    u64 fired_ns = 0;          // when the last of them did, and in which generation
+    // Of the first of them: when it did, in which generation and phase of the update, and the call chain.
+    u64 fired_ns = 0;
     Generation fired_in = 0;
-    std::string where;  // the call chain of the first of them
+    std::string phase, where;
     u64 virtual_ns = 0, events = 0;
     std::string trace_hash;  // empty: the run did not come to an end
     std::vector<Violation> violations;

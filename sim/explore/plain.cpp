@@ -29,6 +29,7 @@ public:
         }
         if (result_.left.generation == 0) {
             if (result_.left.update_under_way) add(has_luo_ ? "luo.cancel:" : "kho.abort:", "roll back");
+            if (has_luo_) add("luo.state: normal", "roll back");
             files_usable();
             add(has_luo_ ? "luo.prepare:" : "kho.finalize:", "prepare again");
             add("kexec:", "kexec again");

@@ -8,6 +8,7 @@
 #include "sim/result_json.hpp"
 #include "sim/shell.hpp"
 #include "sim/terminal_text.hpp"
+#include "sim/version.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -104,6 +105,7 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
         line(fmt::format("… and {} more causes: {} (--verbose and --json show them all)",
                          report.groups.size() - shown, counted(std::span(report.groups).subspan(shown))));
     if (!report.groups.empty()) line("");
+    if (context.quiet && report.groups.empty() && report.complete && context.missing.empty()) return text;
     line(fmt::format("{}: {} runs in {:.1f} s ({:.0f} a second), {} with two kernels, {} not reached",
                      context.scenario, report.runs, report.seconds, rate(report), report.runs_two_kernels,
                      report.not_reached));
@@ -124,6 +126,7 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
 std::string explore_json(const ExploreReport& report, const ReportContext& context) {
     Json out;
     out["format"] = "kexec-sim/explore-1";
+    out["program"] = program_version();
     out["scenario"] = context.scenario;
     out["file"] = context.file;
     out["seed"] = context.seed;
@@ -140,7 +143,7 @@ std::string explore_json(const ExploreReport& report, const ReportContext& conte
         Json one{{"plan", plan_text(group.plan)},
                  {"plans", group.plans},
                  {"where", group.where},
-                 {"phase", report.phase_at(group.outcome.fired_ns)},
+                 {"phase", group.outcome.phase},
                  {"findings", Json::array()},
                  {"reproduction", group.reproduction.empty() ? Json() : Json(group.reproduction)},
                  {"shrunk_from", group.reproduction.empty() ? Json() : Json(group.steps_before)}};
@@ -158,11 +161,17 @@ std::string explore_json(const ExploreReport& report, const ReportContext& conte
                                  {"runs", point.runs},
                                  {"reached", point.reached},
                                  {"violating", point.violating}};
-    out["by_phase"] = Json::object();
-    for (const auto& [name, runs] : report.runs_by_phase) {
-        const auto violating = report.violating_by_phase.find(name);
-        out["by_phase"][name] = {{"runs", runs},
-                                 {"violating", violating == report.violating_by_phase.end() ? 0 : violating->second}};
+    out["by_phase"] = Json::array();
+    for (const PhaseSummary& phase : report.phases) {
+        Json by_action = Json::object();
+        for (const auto& [name, runs] : phase.by_action)
+            by_action[name] = {{"runs", runs.runs}, {"violating", runs.violating}};
+        out["by_phase"].push_back({{"phase", phase.name},
+                                   {"generation", phase.generation},
+                                   {"visits", phase.visits},
+                                   {"runs", phase.all.runs},
+                                   {"violating", phase.all.violating},
+                                   {"by_action", std::move(by_action)}});
     }
     if (report.complete && report.thinned)
         out["complete"] = "sampled-visits";

@@ -9,6 +9,7 @@
 #include "sim/explore/plain.hpp"
 #include "sim/scenario_text.hpp"
 #include "sim/terminal_text.hpp"
+#include "sim/version.hpp"
 #include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
@@ -123,6 +124,7 @@ public:
         if (!trial) return false;
         best_ = std::move(plain);
         take_results(best_, trial->result);
+        parts_ = parts(best_);
         steps_before_ = best_.steps.size();
         return true;
     }
@@ -153,6 +155,13 @@ private:
                (options_.interrupted && options_.interrupted());
     }
 
+    /// Without the roll-back before it, say, another part of the epilogue would fail for a reason of its own.
+    std::size_t parts(const PlainScenario& plain) const {
+        if (target_.violation.id != "epilogue") return 0;
+        return static_cast<std::size_t>(
+            std::ranges::count_if(plain.steps, [](const PlainStep& step) { return !step.part.empty(); }));
+    }
+
     bool shows(const PlainScenario& plain, const Trial& trial) const {
         const Violation& wanted = target_.violation;
         if (!trial.ended.empty()) return trial.ended == wanted.id;
@@ -160,11 +169,12 @@ private:
         for (const auto& fault : trial.result.faults)
             if (!fault.fired) return false;
         if (wanted.id == "epilogue") {
+            // The first part of the epilogue that does not succeed is the one that did not.
             for (std::size_t i = 0; i < trial.result.executed.size(); ++i) {
                 const PlainStep& step = plain.steps[trial.result.executed_index[i]];
-                if (step.part == wanted.resource && trial.result.executed[i] != "ok" &&
-                    wanted.message.find(": " + trial.result.executed[i]) != std::string::npos)
-                    return true;
+                if (!step.part.empty() && trial.result.executed[i] != "ok")
+                    return step.part == wanted.resource &&
+                           wanted.message.find(": " + trial.result.executed[i]) != std::string::npos;
             }
             return false;
         }
@@ -175,11 +185,19 @@ private:
     }
 
     std::optional<Trial> attempt(const PlainScenario& plain) {
-        if (over()) return std::nullopt;
+        if (over() || parts(plain) < parts_) return std::nullopt;
         ++runs_;
         auto trial = sandbox_.run(plain);
-        if (!trial || !shows(plain, *trial)) return std::nullopt;
+        if (!trial || !shows(plain, *trial) || shows_without_faults(plain)) return std::nullopt;
         return trial;
+    }
+
+    /// Then it is not the fault that brings it about.
+    bool shows_without_faults(PlainScenario plain) {
+        plain.base.faults.clear();
+        ++runs_;
+        const auto trial = sandbox_.run(plain);
+        return trial && shows(plain, *trial);
     }
 
     /// Takes `candidate` if it shows the violation too; where its faults hit other visits now, these are looked for.
@@ -375,15 +393,15 @@ private:
     Sandbox sandbox_;
     const Clock::time_point began_;
     PlainScenario best_;
-    std::size_t steps_before_ = 0;
+    std::size_t steps_before_ = 0, parts_ = 0;
     u64 runs_ = 0;
 };
 
 /// What happens, for the head of the file.
 std::string story(const Scenario& scenario, const Target& target, const PlainScenario& plain) {
     const Violation& violation = target.violation;
-    std::string text =
-        fmt::format("Written by kexec-sim explore, from {} under\n  {}\n", scenario.name, plan_text(target.plan));
+    std::string text = fmt::format("Written by kexec-sim {} explore, from {} under\n  {}\n", program_version(),
+                                   scenario.name, plan_text(target.plan));
     std::string what = fmt::format("{}{} is violated in generation {}: {}", violation.id,
                                    violation.check.empty() ? "" : " (" + violation.check + ")", violation.generation,
                                    violation.message);
