@@ -293,7 +293,9 @@ void DeviceReferee::root_table_set(u32 segment, PhysAddr root) {
     FrameList frames;
     frames.add(pfn_range(table.pfn(), 1));
     for (DeviceBook* book : books.devices)
-        if (book && book->preserved() && book->tree.known && book->function.segment == segment)
+        // A function without a context entry reaches nothing under this root table nor under that one.
+        if (book && book->preserved() && book->tree.known && book->tree.context.present() &&
+            book->function.segment == segment)
             books.report(InvariantId::iommu_tables, CheckId::i1, *book, frames,
                          "{} is preserved, under the root table at {:#x}; the unit of segment {} was given another "
                          "one, at {:#x}",

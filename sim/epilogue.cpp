@@ -142,6 +142,7 @@ StepResult roll_back(KernelInstance& instance) {
 void preserve_the_rest(KernelInstance& instance, luo::LuoClient& client) {
     if (!instance.scenario.machine.has_devices()) return;
     for (const Step& step : instance.scenario.steps) {
+        if (step.index > instance.state.last_step) break;
         if (step.id == StepId::luo_preserve)
             if (const i32 fd = instance.fd(step.get_name("fd")); fd >= 0)
                 static_cast<void>(client.fd_preserve(fd, step.get_u64("token")));

@@ -80,6 +80,7 @@ struct RunState {
     u64 crash_begin = 0, crash_end = 0;
     bool blackout_running = false;
     u64 blackout_start_ns = 0;
+    u32 last_step = 0;             // of the script, that was begun
     bool guests_run = false;       // the running kernel has virtual machines: time passes inside it
     bool own_process = false;      // the running kernel has a process of its own (never in the trace)
     bool handover_passed = false;  // a setup_data entry of KHO went over

@@ -238,13 +238,29 @@ void Supervisor::notice_silent_death() {
     static_cast<void>(take_outcome());
 }
 
+/// Outside of any call of the kernel. What devices do meanwhile may be its end, by a planned fault.
+std::optional<Supervisor::Outcome> Supervisor::time_passes(u64 ns) {
+    const auto ends = [&](KernelEnd how, const std::string& why) -> Outcome {
+        if (alive_) kernel_dies(how, why);
+        return {"panic", why};
+    };
+    try {
+        machine_.clock.advance(ns);
+    } catch (const KernelPanic& panic) {
+        return ends(KernelEnd::panic, panic.what());
+    } catch (const PowerLoss&) {
+        return ends(KernelEnd::power_loss, "power loss");
+    }
+    return std::nullopt;
+}
+
 Supervisor::Outcome Supervisor::dispatch(const Step& step) {
     notice_silent_death();
-    machine_.clock.advance(step_cost_ns);
+    if (const auto died = time_passes(step_cost_ns)) return *died;
     switch (step.id) {
     case StepId::advance:
         if (alive_ && state_->guests_run) break;  // the kernel lets them run
-        machine_.clock.advance(step.get_u64(step.spec->fields.front().name));
+        if (const auto died = time_passes(step.get_u64(step.spec->fields.front().name))) return *died;
         return {"ok", {}};
     case StepId::note: return {"ok", {}};
     case StepId::reset: return reset(step.get_text(step.spec->fields.front().name) == "cold");
@@ -275,6 +291,7 @@ const StepRecord& Supervisor::run_step(const Step& step) {
     StepRecord& record = result_.steps[step.index];
     const u64 start_ns = machine_.clock.now_ns();
     record.generation = machine_.generation;
+    state_->last_step = std::max(state_->last_step, step.index);
     machine_.trace.emit(Layer::sim, "step",
                         {{"index", step.index},
                          {"line", i64{step.pos.line}},

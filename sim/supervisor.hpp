@@ -48,6 +48,7 @@ private:
     void first_kernel_ended(const Outcome& outcome);
     /// Looks whether the user wants to stop; then nothing that this step did is judged.
     bool poll_interrupt();
+    std::optional<Outcome> time_passes(u64 ns);
     Outcome dispatch(const Step& step);
     Outcome in_supervisor(const Step& step);
     Outcome in_kernel(const Step& step);

@@ -38,6 +38,30 @@ void PciCore::scan_bus(u32 segment, u8 bus, PciDevice* bridge, Numbers& numbers)
     for (PciDevice* found_bridge : bridges) scan_bridge(*found_bridge, numbers);
 }
 
+unsigned PciCore::quiesce_early() {
+    PciFabric& fabric = kernel_.machine.pci;
+    unsigned stopped = 0;
+    for (const u32 segment : fabric.segments()) {
+        std::vector<u8> buses{0};
+        for (std::size_t i = 0; i < buses.size(); ++i)
+            for (unsigned devfn = 0; devfn < 256; ++devfn) {
+                const PciAddress address{segment, Bdf(buses[i], devfn)};
+                if (fabric.config_read(address, pci::VENDOR_ID, 2) == nobody) continue;
+                const u32 command = fabric.config_read(address, pci::COMMAND, 2);
+                if (command & pci::COMMAND_MASTER) {
+                    kernel_.machine.clock.advance(config_write_ns);
+                    static_cast<void>(
+                        fabric.config_write(address, pci::COMMAND, 2, command & ~u32{pci::COMMAND_MASTER}));
+                    ++stopped;
+                }
+                if ((fabric.config_read(address, pci::HEADER_TYPE, 1) & 0x7f) != pci::HEADER_TYPE_BRIDGE) continue;
+                const u8 secondary = static_cast<u8>(fabric.config_read(address, pci::SECONDARY_BUS, 1));
+                if (std::ranges::find(buses, secondary) == buses.end()) buses.push_back(secondary);
+            }
+    }
+    return stopped;
+}
+
 PciDevice& PciCore::add_device(PciAddress address, PciDevice* bridge) {
     devices_.push_back(std::make_unique<PciDevice>());
     PciDevice& device = *devices_.back();

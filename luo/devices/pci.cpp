@@ -160,6 +160,9 @@ bool PciParticipant::read_blocks(PhysAddr first) {
     for (PhysAddr block = first; block.raw; block = PhysAddr{read_handed_over<u64>(machine, block, "pci")}) {
         if (incoming_pages_.size() > blocks_max || !pages_.restore(block)) {
             REACHED("luo.pci.block_lost");
+            // As with the header: to go on with half of the list would be to reset devices that are in use.
+            if (kernel_.config.strict_defects)
+                throw KernelPanic("pci: the list of preserved devices cannot be restored");
             kernel_.log.err("pci: a block of preserved devices at {:#x} cannot be restored", block.raw);
             return false;
         }

@@ -48,7 +48,8 @@ Scenario load_as(const std::filesystem::path& file, bool strict) {
 
 std::string_view defect_of(const ViolationGroup& group) {
     for (const Known& known : known_as_posted)
-        if (glob_matches(known.violation, group.violation.id) && glob_matches(known.resource, group.violation.resource) &&
+        if (glob_matches(known.violation, group.violation.id) &&
+            glob_matches(known.resource, group.violation.resource) &&
             glob_matches(known.point, fault_point_info(group.plan.front().point).name))
             return known.defect;
     return {};
@@ -77,14 +78,15 @@ Totals explore_library(bool strict, const ExploreOptions& options, auto&& wanted
                 totals.by_defect[std::string(why)] += group.plans;
                 continue;
             }
-            FAIL_CHECK(scenario_name(file) << ": " << group.violation.id << " (" << group.violation.severity << "): "
-                                           << group.violation.resource << ": " << group.violation.message
-                                           << "\n  " << group.plans << " plans, as " << plan_text(group.plan) << "\n  in "
-                                           << group.where);
+            FAIL_CHECK(scenario_name(file)
+                       << ": " << group.violation.id << " (" << group.violation.severity
+                       << "): " << group.violation.resource << ": " << group.violation.message << "\n  "
+                       << group.plans << " plans, as " << plan_text(group.plan) << "\n  in " << group.where);
         }
     }
-    std::string text = fmt::format("{} scenarios, {} runs, {} with two kernels; {} left out, {} not complete\n",
-                                   totals.scenarios, totals.runs, totals.two_kernels, totals.skipped, totals.incomplete);
+    std::string text =
+        fmt::format("{} scenarios, {} runs, {} with two kernels; {} left out, {} not complete\n", totals.scenarios,
+                    totals.runs, totals.two_kernels, totals.skipped, totals.incomplete);
     for (const auto& [defect, plans] : totals.by_defect) text += fmt::format("  {}: {} plans\n", defect, plans);
     std::fputs(text.c_str(), stdout);
     return totals;
@@ -111,8 +113,8 @@ TEST_CASE("a sample of single faults in every scenario violates nothing in repai
     ExploreOptions options = all_cores();
     options.budget = 40;
     options.seconds = 2;
-    const Totals totals =
-        explore_library(true, options, [](const std::string& name) { return !is_heavy(name); }, none);
+    const Totals totals = explore_library(
+        true, options, [](const std::string& name) { return !is_heavy(name); }, none);
     CHECK(totals.scenarios > 400);
 }
 
@@ -135,9 +137,11 @@ TEST_CASE("pairs of faults in the main scenarios violate nothing in repaired ker
     ExploreOptions options = all_cores();
     options.depth = 2;
     options.budget = 100'000;
-    static const std::set<std::string> main_ones{"memfd-survives",       "subsystem-rollback",      "kho-folio",
-                                                 "luo/quiet-update",     "luo/cancel-and-again",    "subsystems/freeze-fails-strict",
-                                                 "chains/6.16-to-6.18",  "reserve-mem/two-entries", "vm/vm-live-update",
-                                                 "devices/undisturbed"};
-    explore_library(true, options, [](const std::string& name) { return main_ones.contains(name); }, none);
+    static const std::set<std::string> main_ones{
+        "memfd-survives",      "subsystem-rollback",      "kho-folio",
+        "luo/quiet-update",    "luo/cancel-and-again",    "subsystems/freeze-fails-strict",
+        "chains/6.16-to-6.18", "reserve-mem/two-entries", "vm/vm-live-update",
+        "devices/undisturbed"};
+    explore_library(
+        true, options, [](const std::string& name) { return main_ones.contains(name); }, none);
 }
