@@ -2,7 +2,7 @@
 //
 //   Space ──index──► worker: case, scenario, fresh inline run ──► agreed, or the first step that did not ──► groups
 //
-// Workers are processes (explore/server.hpp): a run that crashes or hangs costs that worker, and is a disagreement of
+// Workers are processes (sim/workers/workers.hpp): a run that crashes or hangs costs that worker, and is a disagreement of
 // its sequence. The result does not depend on how many there are.
 #pragma once
 

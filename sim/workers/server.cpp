@@ -131,8 +131,8 @@ std::string Server::stop() {
     text_.clear();
     if (!ended) return {};
     if (WIFSIGNALED(status))
-        return fmt::format("killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    return fmt::format("exit status {}", WEXITSTATUS(status));
+        return fmt::format("was killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    return fmt::format("ended with exit status {}", WEXITSTATUS(status));
 }
 
 }  // namespace kexec_sim::sim

@@ -30,7 +30,8 @@ public:
     std::optional<nlohmann::json> answer();
     /// Waits for it; nullopt: the child died, or took longer than `seconds`.
     std::optional<nlohmann::json> ask_and_wait(const nlohmann::json& question, double seconds);
-    /// Kills the child. How it had ended, if by itself: "killed by signal 11 (…)", "exit status 1", or "" (it lived).
+    /// Kills the child. How it had ended, if by itself: "was killed by signal 11 (…)", "ended with exit status 1", or ""
+    /// (it lived).
     std::string stop();
 
 private:

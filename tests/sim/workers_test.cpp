@@ -1,0 +1,116 @@
+// A pool of worker processes: each question is answered or lost, once.
+#include <catch2/catch.hpp>
+
+#include <csignal>
+#include <deque>
+#include <map>
+#include <set>
+#include <unistd.h>
+
+#include "sim/workers/workers.hpp"
+
+using namespace kexec_sim;
+using namespace kexec_sim::sim;
+
+namespace {
+
+using Json = nlohmann::json;
+
+/// In a worker: what the question asks for.
+Json twice(const Json& question) {
+    if (question == "die") raise(SIGKILL);
+    if (question == "leave") _exit(7);
+    if (question == "hang")
+        for (;;) pause();
+    return 2 * question.get<u64>();
+}
+
+struct Asked {
+    std::map<u64, Json> answers;
+    std::map<u64, Workers::Loss> losses;
+};
+
+/// Asks all of `questions`; their ids are their indices.
+Asked ask(Workers& workers, const std::vector<Json>& questions, double patience_seconds = 60) {
+    Asked asked;
+    std::size_t at = 0;
+    workers.run({.next = [&]() -> std::optional<Workers::Question> {
+                     if (at == questions.size()) return std::nullopt;
+                     const u64 id = at++;
+                     return Workers::Question{id, questions[id], patience_seconds};
+                 },
+                 .answered = [&](u64 id, const Json& answer) { CHECK(asked.answers.emplace(id, answer).second); },
+                 .lost = [&](u64 id, const Workers::Loss& loss) { CHECK(asked.losses.emplace(id, loss).second); },
+                 .stop = [] { return false; }});
+    return asked;
+}
+
+}  // namespace
+
+TEST_CASE("each question is answered once, however many workers there are and however many wait at each",
+          "[workers]") {
+    std::vector<Json> questions;
+    for (u64 i = 0; i < 200; ++i) questions.emplace_back(i);
+    for (const unsigned count : {1U, 3U})
+        for (const std::size_t depth : {1U, 8U}) {
+            Workers workers(count, depth, twice);
+            const Asked asked = ask(workers, questions);
+            CHECK(asked.losses.empty());
+            REQUIRE(asked.answers.size() == questions.size());
+            for (const auto& [id, answer] : asked.answers) CHECK(answer == 2 * id);
+        }
+}
+
+TEST_CASE("a question that ends its worker is lost, and those that wait behind it are answered", "[workers]") {
+    Workers workers(1, 4, twice);
+    const Asked asked = ask(workers, {1, "die", 2, 3, "leave", "die", 4});
+    CHECK(asked.answers == std::map<u64, Json>{{0, 2}, {2, 4}, {3, 6}, {6, 8}});
+    REQUIRE(asked.losses.size() == 3);
+    CHECK(asked.losses.at(1).how == "was killed by signal 9 (Killed)");
+    CHECK(asked.losses.at(4).how == "ended with exit status 7");
+    for (const auto& [id, loss] : asked.losses) CHECK_FALSE(loss.late);
+}
+
+TEST_CASE("a question that takes too long is lost as late, and no other is", "[workers]") {
+    Workers workers(2, 4, twice);
+    const Asked asked = ask(workers, {1, "hang", 2, 3, 4, 5, 6, 7}, 0.5);
+    CHECK(asked.answers.size() == 7);
+    REQUIRE(asked.losses.size() == 1);
+    CHECK(asked.losses.at(1).late);
+}
+
+TEST_CASE("what was lost can be asked again, and answers may lead to questions", "[workers]") {
+    Workers workers(2, 2, twice);
+    std::deque<Workers::Question> due{{0, "die", 60}};
+    std::set<u64> answers;
+    workers.run({.next = [&]() -> std::optional<Workers::Question> {
+                     if (due.empty()) return std::nullopt;
+                     Workers::Question question = std::move(due.front());
+                     due.pop_front();
+                     return question;
+                 },
+                 .answered =
+                     [&](u64, const Json& answer) {
+                         answers.insert(answer.get<u64>());
+                         if (answer.get<u64>() < 8) due.push_back({0, answer, 60});
+                     },
+                 .lost =
+                     [&](u64, const Workers::Loss&) {
+                         due.push_back({0, 1, 60});
+                     },
+                 .stop = [] { return false; }});
+    CHECK(answers == std::set<u64>{2, 4, 8});
+}
+
+TEST_CASE("a pool that is stopped gives up what is under way, and can be used again", "[workers]") {
+    Workers workers(2, 2, twice);
+    bool given = false;
+    workers.run({.next = [&]() -> std::optional<Workers::Question> {
+                     given = true;
+                     return Workers::Question{0, "hang", 60};
+                 },
+                 .answered = [](u64, const Json&) { FAIL("nobody answers"); },
+                 .lost = [](u64, const Workers::Loss&) { FAIL("nothing is lost"); },
+                 .stop = [&] { return given; }});
+    CHECK(ask(workers, {5}).answers.at(0) == 10);
+}
