@@ -14,6 +14,7 @@
 #include "sim/explore/reproduction.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
+#include "sim/progress_line.hpp"
 #include "sim/shell.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/trace_file.hpp"
@@ -206,7 +207,7 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     watch_for_interrupts();
     ProgressLine progress(console, !command.view.quiet);
     ExploreReport report = explore(
-        scenario, options, [&](const ExploreProgress& at) { progress.show(at); },
+        scenario, options, [&](const ExploreProgress& at) { progress.say(progress_text(at)); },
         [] { return interrupt_signal() != 0; });
     if (!command.out_dir.empty()) write_reproductions(scenario, command, report, progress);
     progress.clear();

@@ -8,10 +8,10 @@
 
 #include "machine/result.hpp"
 #include "sim/cli.hpp"
-#include "sim/explore/report.hpp"
 #include "sim/generate/report.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
+#include "sim/progress_line.hpp"
 
 namespace kexec_sim::sim {
 namespace {

@@ -43,28 +43,13 @@ std::string counted(std::span<const ViolationGroup> groups) {
 
 }  // namespace
 
-void ProgressLine::say(const std::string& text) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!wanted_ || now - last_ < std::chrono::milliseconds(200)) return;
-    last_ = now;
-    out_.write("\r\x1b[K" + shortened(text, terminal_columns - 1));
-    out_.flush();
-    shown_ = true;
-}
-
-void ProgressLine::show(const ExploreProgress& progress) {
+std::string progress_text(const ExploreProgress& at) {
     u64 covered = 0;
-    for (const auto& [name, point] : progress.report.points) covered += point.runs != 0;
-    const double left =
-        progress.runs_per_second > 0 ? static_cast<double>(progress.plans_left) / progress.runs_per_second : 0;
-    say(fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", progress.report.runs,
-                    progress.runs_per_second, covered, progress.report.points.size(), progress.report.groups.size(),
-                    progress.plans_left, left));
-}
-
-void ProgressLine::clear() {
-    if (shown_) out_.write("\r\x1b[K");
-    shown_ = false;
+    for (const auto& [name, point] : at.report.points) covered += point.runs != 0;
+    const double left = at.runs_per_second > 0 ? static_cast<double>(at.plans_left) / at.runs_per_second : 0;
+    return fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", at.report.runs,
+                       at.runs_per_second, covered, at.report.points.size(), at.report.groups.size(), at.plans_left,
+                       left);
 }
 
 std::string explore_text(const ExploreReport& report, const ReportContext& context) {
