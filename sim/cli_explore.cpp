@@ -2,8 +2,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fmt/format.h>
-#include <thread>
-#include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
@@ -40,7 +38,7 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.candidates.all_visits = command.all_visits;
     options.budget = command.budget;
     options.seconds = command.seconds;
-    options.jobs = command.jobs ? command.jobs : std::max(1U, std::thread::hardware_concurrency());
+    options.jobs = worker_count(command.jobs);
     options.shard = command.shard;
     options.shards = command.shards;
     options.random_plans = command.random_plans;
@@ -170,11 +168,8 @@ ExploreReport merged(const std::vector<std::string>& folders, ReportContext& con
 int merge_command(const MergeCommand& command, const std::string& program) {
     ReportContext context;
     const ExploreReport report = merged(command.folders, context);
-    std::unique_ptr<Output> json, csv;
-    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
-    if (!command.csv_file.empty()) csv = std::make_unique<Output>(command.csv_file);
-    const bool moves = command.json_file == "-" || command.csv_file == "-";
-    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    const auto json = result_file(command.json_file), csv = result_file(command.csv_file);
+    Output console = console_beside({command.json_file, command.csv_file});
     context.program = program;
     context.quiet = command.view.quiet;
     context.verbose = command.view.verbose;
@@ -191,17 +186,9 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     load.check_files = true;
     const Scenario scenario = load_scenario(command.file, load);
     const ExploreOptions options = options_of(command);
-    if (!command.out_dir.empty()) {
-        std::error_code error;
-        std::filesystem::create_directories(command.out_dir, error);
-        if (error || access(command.out_dir.c_str(), W_OK) != 0)
-            throw UserError(fmt::format("kexec-sim: error: cannot write into {}", command.out_dir));
-    }
-    std::unique_ptr<Output> json, csv;
-    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
-    if (!command.csv_file.empty()) csv = std::make_unique<Output>(command.csv_file);
-    const bool moves = command.json_file == "-" || command.csv_file == "-";
-    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    if (!command.out_dir.empty()) make_folder(command.out_dir);
+    const auto json = result_file(command.json_file), csv = result_file(command.csv_file);
+    Output console = console_beside({command.json_file, command.csv_file});
     const bool color = wants_color(command.view.no_color, console.is_terminal());
 
     watch_for_interrupts();
@@ -215,11 +202,7 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
          {scenario.name, scenario.path.string(), program, scenario.seed, options.depth, options.repeat_options,
           command.view.quiet, command.view.verbose, color},
          console, json.get(), csv.get());
-    if (const int number = interrupt_signal()) {
-        print_error("kexec-sim: interrupted");
-        return 128 + number;
-    }
-    return report.baseline.passed && report.groups.empty() ? exit_ok : exit_failed;
+    return exit_code(report.baseline.passed && report.groups.empty() ? exit_ok : exit_failed);
 }
 
 }  // namespace kexec_sim::sim

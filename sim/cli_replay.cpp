@@ -71,10 +71,9 @@ int replay_command(const ReplayCommand& command, const std::string& program) {
     };
     const RunResult result = run_scenario(scenario, options);
     series.end();
-    if (const int number = interrupt_signal()) {
+    if (interrupt_signal()) {
         console.flush();
-        print_error("kexec-sim: interrupted");
-        return 128 + number;
+        return exit_code(exit_ok);
     }
     const bool same = result.trace_hash == scenario.reproduces->trace_hash;
     console.write(fmt::format(
