@@ -12,6 +12,7 @@
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
+#include "sim/host_file.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/narration.hpp"
 #include "sim/scenario.hpp"
@@ -93,6 +94,18 @@ void make_folder(const std::string& folder) {
     if (error || access(folder.c_str(), W_OK | X_OK) != 0)
         throw UserError(fmt::format("kexec-sim: error: cannot write into {}: {}", folder,
                                     error ? error.message() : std::strerror(errno)));
+}
+
+std::vector<std::string> module_files(const std::vector<std::string>& modules) {
+    std::vector<std::string> files;
+    for (const std::string& module : modules) {
+        std::error_code error;
+        const auto path = std::filesystem::absolute(module, error);
+        if (const std::string problem = error ? error.message() : module_problem(path); !problem.empty())
+            throw UserError(fmt::format("kexec-sim: error: --module {}: {}", module, problem));
+        files.push_back(path.string());
+    }
+    return files;
 }
 
 unsigned worker_count(unsigned jobs) { return jobs ? jobs : std::max(1U, std::thread::hardware_concurrency()); }

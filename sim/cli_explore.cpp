@@ -43,7 +43,7 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.shards = command.shards;
     options.random_plans = command.random_plans;
     options.isolation = command.process_isolation ? Isolation::process : Isolation::inline_;
-    options.modules = command.modules;
+    options.modules = module_files(command.modules);
     options.out_dir = command.out_dir;
     for (const auto& [key, value] : command.overrides)
         options.repeat_options += " --set " + shell_quoted(key + "=" + value);
@@ -66,8 +66,8 @@ void write_trace(const Scenario& scenario, std::filesystem::path file) {
 }
 
 /// A scenario file for each group of violations, until the time for it is up.
-void write_reproductions(const Scenario& scenario, const ExploreCommand& command, ExploreReport& report,
-                         ProgressLine& progress) {
+void write_reproductions(const Scenario& scenario, const ExploreCommand& command,
+                         const std::vector<std::string>& modules, ExploreReport& report, ProgressLine& progress) {
     using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const auto left = [&] {
@@ -77,7 +77,7 @@ void write_reproductions(const Scenario& scenario, const ExploreCommand& command
     for (std::size_t i = 0; i < report.groups.size() && left() > 0 && !interrupted(); ++i) {
         ViolationGroup& group = report.groups[i];
         ShrinkOptions options;
-        options.modules = command.modules;
+        options.modules = modules;
         options.interrupted = interrupted;
         options.seconds_max = left();
         options.on_progress = [&](std::size_t steps, std::size_t faults, u64 runs) {
@@ -196,7 +196,7 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     ExploreReport report = explore(
         scenario, options, [&](const ExploreProgress& at) { progress.say(progress_text(at)); },
         [] { return interrupt_signal() != 0; });
-    if (!command.out_dir.empty()) write_reproductions(scenario, command, report, progress);
+    if (!command.out_dir.empty()) write_reproductions(scenario, command, options.modules, report, progress);
     progress.clear();
     tell(report,
          {scenario.name, scenario.path.string(), program, scenario.seed, options.depth, options.repeat_options,

@@ -65,19 +65,6 @@ std::vector<Scenario> load_all(const RunCommand& command) {
     return scenarios;
 }
 
-/// Modules by absolute name: a bare one would be searched for among the system's libraries.
-std::vector<std::string> module_files(const RunCommand& command) {
-    std::vector<std::string> files;
-    for (const std::string& module : command.modules) {
-        std::error_code error;
-        const auto path = std::filesystem::absolute(module, error);
-        if (const std::string problem = error ? error.message() : module_problem(path); !problem.empty())
-            throw UserError(fmt::format("kexec-sim: error: --module {}: {}", module, problem));
-        files.push_back(path.string());
-    }
-    return files;
-}
-
 /// What is written must not be what is read, nor two results one file: neither would be what was asked for.
 void check_distinct(const RunCommand& command, const std::vector<Scenario>& scenarios) {
     struct Named {
@@ -157,7 +144,7 @@ public:
         : command_(command),
           program_(program),
           scenarios_(load_all(command)),
-          modules_(module_files(command)),
+          modules_(module_files(command.modules)),
           console_(console_beside({command.json_file, command.trace_file})),
           color_(wants_color(command.view.no_color, console_.is_terminal())),
           series_([this](std::string_view text) { console_.write(text); },

@@ -5,6 +5,7 @@ set -euo pipefail
 
 root=${KEXEC_SIM_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 program=${KEXEC_SIM:-$root/build/release/kexec-sim}
+modules=${KEXEC_SIM_MODULES:-$root/build/release/modules}
 cd "$root"
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/kexec-sim-explore-XXXXXX")
@@ -82,6 +83,10 @@ for bad in "--depth 3" "--depth x" "--actions fial" "--points kho.presrve" "--sh
     check "one line says what is wrong with $bad" test "$(wc -l <"$dir/err")" = 1
 done
 check "no such file" status_of 2 "$program" explore "$dir/none.yaml"
+check "no such module" status_of 2 "$program" explore --module "$dir/none.so" "$dir/small.yaml"
+check "one line says that there is no such module" test "$(wc -l <"$dir/err")" = 1
+check "a module in the current folder" status_of 0 env -C "$modules" "$program" explore --points luo.sysfs \
+    --module counter_subsystem.so "$root/docs/examples/counter_subsystem.yaml"
 
 # ---- replay ----
 reproduction=$(find "$dir/a" -name '002-*.yaml')
