@@ -7,6 +7,7 @@
 #include <random>
 
 #include "machine/result.hpp"
+#include "sim/event_line.hpp"
 #include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
 #include "sim/result_json.hpp"
@@ -209,14 +210,9 @@ private:
         };
         const PlanOutcome one = run_as(pool_options_.plans_per_run > 1), other = run_as(false);
         std::string where = "; run again, both ways are alike";
-        for (std::size_t i = 0; i < std::max(one.event_lines.size(), other.event_lines.size()); ++i) {
-            const auto line = [&](const PlanOutcome& of) {
-                return i < of.event_lines.size() ? of.event_lines[i] : std::string("nothing more");
-            };
-            if (line(one) == line(other)) continue;
-            where = fmt::format("; event {} is the first that differs: {}; and: {}", i + 1, line(one), line(other));
-            break;
-        }
+        if (const auto first = first_difference(one.event_lines, other.event_lines))
+            where = fmt::format("; event {} is the first that differs: {}; and: {}", first->number,
+                                first->one.value_or("nothing more"), first->other.value_or("nothing more"));
         PlanOutcome differs;
         differs.violations = {{"determinism", "stuck", "run", {}, text + where, 0}};
         report_.note_violations(job.faults, differs);

@@ -127,12 +127,8 @@ void Journal::open(const std::string& dir, const JournalHead& head) {
         // A new file first: what is known is not lost if this process is killed now.
         std::ofstream fresh(name_ + ".new", std::ios::trunc);
         fresh << line_of(head.json());
-        for (const auto& [plan, outcome] : old.outcomes) {
-            Json json = known_.at(plan_text(plan)).json();
-            json["plan"] = Json::array();
-            for (const PlannedFault& fault : plan) json["plan"].push_back(fault.text());
-            fresh << line_of(json);
-        }
+        for (const auto& [plan, outcome] : old.outcomes)
+            fresh << line_of(outcome_json(plan, known_.at(plan_text(plan))));
         fresh.close();
         std::filesystem::rename(name_ + ".new", name_, none);
         if (!fresh || none) throw UserError(fmt::format("kexec-sim: error: cannot write {}", name_));
