@@ -7,21 +7,12 @@ root=${KEXEC_SIM_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 program=${KEXEC_SIM:-$root/build/release/kexec-sim}
 modules=${KEXEC_SIM_MODULES:-$root/build/release/modules}
 cd "$root"
+# shellcheck source=tests/checks.sh
+. tests/checks.sh
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/kexec-sim-explore-XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-failures=0
 
-check() { # check WHAT CONDITION...
-    local what=$1
-    shift
-    if "$@"; then
-        echo "ok: $what"
-    else
-        echo "FAILED: $what" >&2
-        failures=$((failures + 1))
-    fi
-}
 status_of() { # status_of EXPECTED COMMAND...: its output is in $dir/out and $dir/err
     local expected=$1 status=0
     shift
@@ -133,10 +124,8 @@ fi
 # A long exploration gets SIGINT: 130, children are gone, what is known is kept.
 "$program" explore --jobs 2 --depth 2 --out "$dir/i" "$dir/small.yaml" >"$dir/out" 2>"$dir/err" &
 pid=$!
-for ((i = 0; i < 100; ++i)); do
-    [[ -e $dir/i/runs.jsonl && $(wc -l <"$dir/i/runs.jsonl") -gt 50 ]] && break
-    sleep 0.1
-done
+outcomes_known() { [[ -e $dir/i/runs.jsonl && $(wc -l <"$dir/i/runs.jsonl") -gt 50 ]]; }
+wait_until outcomes_known || true
 kill -INT "$pid"
 status=0
 wait "$pid" || status=$?
@@ -145,5 +134,4 @@ check "what was found is kept" test "$(wc -l <"$dir/i/runs.jsonl")" -gt 50
 check "and told" grep -q "not complete" "$dir/out"
 check "no child is left" test -z "$(pgrep -P "$pid" || true)"
 
-((failures == 0)) || exit 1
-echo "all is well"
+verdict

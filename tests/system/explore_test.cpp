@@ -12,6 +12,7 @@
 #include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
 #include "sim/explore/reproduction.hpp"
+#include "tests/support/update_scenario.hpp"
 #include "tests/system/library.hpp"
 
 using namespace system_test;
@@ -19,28 +20,22 @@ using namespace kexec_sim::sim;
 
 namespace {
 
-Scenario small(const std::string& defects, const std::string& size = "16KiB") {
-    return parse_scenario(R"(
-format: 1
-scenario: small
-machine: {memory: 512MiB}
-kernels:
-  - {release: 6.16.0, cmdline: "kho=on liveupdate=on", defects: )" +
-                              defects + R"(}
-steps:
-  - subsystem.register: {name: kvm}
-  - memfd.create: {name: ram, size: )" +
-                              size + R"(, fill: pattern(7)}
-  - luo.preserve: {fd: ram, token: 0x1}
-  - luo.prepare:
-  - kexec:
-  - subsystem.register: {name: kvm}
-  - luo.restore: {token: 0x1, as: ram}
-  - memfd.verify: {fd: ram, fill: pattern(7)}
-  - luo.finish:
-)",
-                          "small.yaml");
-}
+Scenario small(std::string_view defects) { return test_support::update_scenario({.defects = defects}); }
+
+/// What exploration sets up before its first plan.
+struct Baseline {
+    explicit Baseline(const Scenario& scenario) {
+        RunOptions plain;
+        plain.isolation = Isolation::inline_;
+        plain.record_visits = true;
+        RunResult result = run_scenario(scenario, plain);
+        visits = std::move(result.visits);
+        options.baseline = std::move(result.executed);
+        options.max_virtual_ns = 1'000'000'000'000;
+    }
+    std::vector<kexec_sim::FaultInjector::Visits> visits;
+    PoolOptions options;
+};
 
 ExploreReport explored(const Scenario& scenario, const ExploreOptions& options) {
     return explore(scenario, options, {}, {});
@@ -88,13 +83,7 @@ TEST_CASE("two workers find what one does", "[explore]") {
 
 TEST_CASE("a forking run comes to what fresh runs come to, event by event", "[explore]") {
     const Scenario scenario = small("literal");
-    kexec_sim::sim::RunOptions plain;
-    plain.isolation = Isolation::inline_;
-    plain.record_visits = true;
-    const RunResult baseline = run_scenario(scenario, plain);
-    PoolOptions options;
-    options.baseline = baseline.executed;
-    options.max_virtual_ns = 1'000'000'000'000;
+    const Baseline baseline(scenario);
     CandidateOptions wanted;
     wanted.actions = ActionChoice::parse("all").value();
     std::vector<PlanJob> jobs;
@@ -102,11 +91,11 @@ TEST_CASE("a forking run comes to what fresh runs come to, event by event", "[ex
     REQUIRE(jobs.size() > 1000);
     std::vector<PlanJob> some;
     for (std::size_t i = 0; i < jobs.size(); i += 9) some.push_back(jobs[i]);
-    const auto forked = run_forking(scenario, options, some);
+    const auto forked = run_forking(scenario, baseline.options, some);
     for (std::size_t i = 0; i < some.size(); ++i) {
         INFO(plan_text(some[i].faults));
         CHECK(can_fork(some[i]));
-        const PlanOutcome fresh = run_plan(scenario, options, some[i]);
+        const PlanOutcome fresh = run_plan(scenario, baseline.options, some[i]);
         CHECK(forked[i].json() == fresh.json());
     }
 }
@@ -114,26 +103,20 @@ TEST_CASE("a forking run comes to what fresh runs come to, event by event", "[ex
 TEST_CASE("pairs: the second fault comes after the first, and forking runs agree with fresh runs there too",
           "[explore]") {
     const Scenario scenario = small("literal");
-    kexec_sim::sim::RunOptions plain;
-    plain.isolation = Isolation::inline_;
-    plain.record_visits = true;
-    const RunResult baseline = run_scenario(scenario, plain);
-    PoolOptions options;
-    options.baseline = baseline.executed;
-    options.max_virtual_ns = 1'000'000'000'000;
+    const Baseline baseline(scenario);
     PlanJob first{.faults = {kexec_sim::parse_fault("luo.subsystem.prepare[kvm]#1=delay(1ms)").value()},
                   .record_visits = true};
-    const PlanOutcome outcome = run_plan(scenario, options, first);
+    const PlanOutcome outcome = run_plan(scenario, baseline.options, first);
     REQUIRE(outcome.reached);
     std::vector<PlanJob> jobs;
     const auto seconds = candidate_faults(outcome.visits, {}, true).faults;
     for (std::size_t i = 0; i < seconds.size(); i += 20)
         jobs.push_back({.faults = {first.faults.front(), seconds[i]}});
     REQUIRE(jobs.size() > 10);
-    const auto forked = run_forking(scenario, options, jobs);
+    const auto forked = run_forking(scenario, baseline.options, jobs);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         INFO(plan_text(jobs[i].faults));
-        const PlanOutcome fresh = run_plan(scenario, options, jobs[i]);
+        const PlanOutcome fresh = run_plan(scenario, baseline.options, jobs[i]);
         CHECK(fresh.reached);
         CHECK(forked[i].json() == fresh.json());
     }
