@@ -61,7 +61,7 @@ int replay_command(const ReplayCommand& command, const std::string& program) {
     series.begin(fmt::format("{} replay {}", shell_quoted(program), shell_quoted(command.file)));
     std::vector<std::string> now;
     RunOptions options;
-    options.isolation = Isolation::inline_;
+    options.isolation = Isolation::process;  // it may be one that crashes
     options.interrupted = [] { return interrupt_signal() != 0; };
     options.on_event = [&](const TraceEvent& event) {
         series.event(event);

@@ -66,6 +66,26 @@ check "a folder of another exploration is refused" status_of 2 "$program" explor
 sed 's/luo.finish:/luo.finish:\n    expect: EBUSY/' "$dir/small.yaml" >"$dir/fails.yaml"
 check "a scenario that fails by itself is exit 1 at once" status_of 1 "$program" explore "$dir/fails.yaml"
 
+# ---- workers that die ----
+# The module is ill where it is called back: under a failed prepare (tests/modules/ill.c).
+if [[ -e $modules/ill.so ]]; then
+    for isolation in inline process; do
+        check "a sanitizer's report is a violation ($isolation)" status_of 1 env ILL=report-exit "$program" explore \
+            --isolation "$isolation" --points luo.subsystem.prepare --actions fail --module "$modules/ill.so" \
+            --json "$dir/r.json" "$dir/small.yaml"
+        check "with what it says ($isolation)" json "[v['findings'][0]['message'] for v in d['violations']
+            if v['findings'][0]['invariant']=='sanitizer']==['AddressSanitizer: heap-use-after-free in ill_cancel ill.c:50']"
+        check "what is no report is passed on ($isolation)" grep -qx "ill: prepare" "$dir/err"
+        check "and the report is not ($isolation)" bash -c '! grep -q AddressSanitizer "$1"' - "$dir/err"
+    done
+    for how in report-exit report-abort crash; do
+        check "an error of the kernel's code is found ($how)" status_of 1 env ILL=$how "$program" explore \
+            --points luo.subsystem.prepare --actions fail --module "$modules/ill.so" --out "$dir/$how" "$dir/small.yaml"
+        check "and its reproduction replayed ($how)" status_of 0 env ILL=$how "$program" replay -q "$dir/$how"/001-*.yaml
+        check "which fails once it is repaired ($how)" status_of 1 "$program" replay -q "$dir/$how"/001-*.yaml
+    done
+fi
+
 # ---- bad usage ----
 for bad in "--depth 3" "--depth x" "--actions fial" "--points kho.presrve" "--shard 0/2" "--shard 3/2" "--shard 1" \
     "--jobs 0" "--budget 0" "--time x"; do

@@ -205,8 +205,8 @@ private:
             return outcome.json();
         });
         const auto run_as = [&](bool forking) {
-            const auto json = server.ask_and_wait({{"forking", forking}}, pool_options_.max_host_seconds);
-            return json ? PlanOutcome::from_json(*json) : PlanOutcome{};
+            const auto answer = server.ask_and_wait({{"forking", forking}}, pool_options_.max_host_seconds);
+            return answer ? PlanOutcome::from_json(answer->json) : PlanOutcome{};
         };
         const PlanOutcome one = run_as(pool_options_.plans_per_run > 1), other = run_as(false);
         std::string where = "; run again, both ways are alike";

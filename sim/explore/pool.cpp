@@ -65,6 +65,7 @@ bool same_base(const PlanJob& one, const PlanJob& other) {
 }  // namespace
 
 PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const PlanJob& job) {
+    if (options.on_plan) options.on_plan(job.faults);
     RunOptions run;
     run.isolation = options.isolation;
     run.faults = job.faults;
@@ -133,22 +134,24 @@ void Pool::run(const std::function<std::optional<PlanJob>()>& next,
         if (batch.empty()) return std::nullopt;
         return question_of(std::move(batch));
     };
-    callbacks.answered = [&](u64 id, const Json& answers) {
+    callbacks.answered = [&](u64 id, const Answer& answer) {
         const Batch batch = ended(id);
-        for (std::size_t i = 0; i < batch.size(); ++i) done(batch[i], PlanOutcome::from_json(answers.at(i)));
+        for (std::size_t i = 0; i < batch.size(); ++i) {
+            PlanOutcome outcome = PlanOutcome::from_json(answer.json.at(i));
+            // In a shared run each plan has brought its own.
+            if (batch.size() == 1) outcome.note_report(answer.report);
+            done(batch[i], std::move(outcome));
+        }
     };
-    callbacks.lost = [&](u64 id, const Workers::Loss& loss) {
+    callbacks.lost = [&](u64 id, const Loss& loss) {
         Batch batch = ended(id);
         if (batch.size() > 1) {
             for (PlanJob& job : batch) {
                 job.fresh = true;
                 again_.push_back(std::move(job));
             }
-        } else if (loss.late) {
-            done(batch.front(),
-                 outcome_of_failure("hang", fmt::format("no end after {} s", options_.max_host_seconds)));
         } else {
-            done(batch.front(), outcome_of_failure("crash", "the simulator " + loss.how));
+            done(batch.front(), outcome_of_loss(loss));
         }
     };
     callbacks.stop = stop;

@@ -4,9 +4,10 @@
 //
 // A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where the
 // way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a run must not do to the
-// explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it had, one that says
-// nothing for too long is killed and gives `hang`; another takes its place (sim/workers/workers.hpp). Of many plans
-// nobody knows which it was: each of them runs again, by itself. Workers die with the explorer.
+// explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it had, or `sanitizer` if it
+// left such a report; one that says nothing for too long is killed and gives `hang`. Another takes its place
+// (sim/workers/workers.hpp). Of many plans nobody knows which it was: each of them runs again, by itself. Workers die with
+// the explorer.
 #pragma once
 
 #include <deque>
@@ -36,6 +37,9 @@ struct PoolOptions {
     std::size_t plans_per_run = 1;  // that share the way to their faults (forking_run.hpp); 1: each runs afresh
     /// What the steps of the fault-free run gave.
     std::vector<std::string> baseline;
+    /// In the process that carries out a plan, before it does (in a shared run, where that plan goes its own way, and at
+    /// the beginning with what the plans share): for tests, which let some of them die.
+    std::function<void(const FaultPlan&)> on_plan;
 };
 
 class Pool {

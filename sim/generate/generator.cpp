@@ -71,8 +71,8 @@ public:
         report_.wanted = waiting_.size();
         Workers workers(options_.jobs, depth_max, [this](const Json& index) { return answer(index); });
         workers.run({.next = [this] { return next(); },
-                     .answered = [this](u64 sequence, const Json& json) { note(sequence, json); },
-                     .lost = [this](u64 sequence, const Workers::Loss& loss) { note_loss(sequence, loss); },
+                     .answered = [this](u64 sequence, const Answer& answer) { note(sequence, answer); },
+                     .lost = [this](u64 sequence, const Loss& loss) { note_loss(sequence, loss); },
                      .stop = [this] { return report_.interrupted = interrupted_(); }});
         report_.seconds = elapsed();
         group();
@@ -97,20 +97,26 @@ private:
         return Workers::Question{sequence, sequence, options_.max_host_seconds};
     }
 
-    void note(u64 sequence, const Json& json) {
+    void note(u64 sequence, const Answer& answer) {
+        const Json& json = answer.json;
         report_.steps += json.at("steps").get<u64>();
         report_.runs_two_kernels += json.at("two_kernels").get<bool>();
-        if (const auto at = json.find("disagreement"); at != json.end())
+        if (const auto at = json.find("disagreement"); !answer.report.empty())
+            note_no_end(sequence, {false, {}, answer.report});
+        else if (at != json.end())
             report_.disagreements.push_back(
                 {sequence, at->at("step"), at->at("before"), at->at("expected"), at->at("got"), at->at("detail")});
         ran();
     }
 
-    void note_loss(u64 sequence, const Workers::Loss& loss) {
-        report_.disagreements.push_back(
-            {sequence, "run", "?", "an end", "crash",
-             loss.late ? fmt::format("no end after {} s", options_.max_host_seconds) : "the simulator " + loss.how});
+    void note_loss(u64 sequence, const Loss& loss) {
+        note_no_end(sequence, loss);
         ran();
+    }
+
+    /// The run died or hangs, or a sanitizer has something to say: that is what came of it.
+    void note_no_end(u64 sequence, const Loss& loss) {
+        report_.disagreements.push_back({sequence, "run", "?", "an end", std::string(loss.id()), loss.message()});
     }
 
     void ran() {

@@ -29,22 +29,18 @@ struct Workers::Worker {
         return id;
     }
     bool late() const {
+        if (questions.empty()) return false;
         return std::chrono::duration<double>(Clock::now() - since).count() > questions.front().patience_seconds;
     }
     /// The question under way is lost; the others go to a new process.
-    void lose(bool late, const Callbacks& callbacks) {
-        Loss loss{late, server.stop()};
-        if (questions.empty()) return;
-        if (!loss.how.empty())
-            loss.late = false;  // it ended in the last moment
-        else if (!late)
-            loss.how = "ended by itself";
+    void lose(const Callbacks& callbacks) {
+        const Loss loss = server.stop(questions.front().patience_seconds);
         const u64 lost = take_first();
         for (const Question& question : questions) server.ask(question.json);
         callbacks.lost(lost, loss);
     }
     void give_up() {
-        server.stop();
+        server.stop(0);
         questions.clear();
     }
 
@@ -84,13 +80,12 @@ void Workers::run(const Callbacks& callbacks) {
         poll(polled.data(), polled.size(), poll_ms);
         for (std::size_t i = 0; i < who.size(); ++i) {
             Worker& worker = *who[i];
-            if (polled[i].revents) {
-                const bool open = worker.server.take();
-                while (const auto answer = worker.server.answer()) callbacks.answered(worker.take_first(), *answer);
-                if (!open) worker.lose(false, callbacks);
-            } else if (worker.late()) {
-                worker.lose(true, callbacks);
-            }
+            const bool open = !polled[i].revents || worker.server.take();
+            while (const auto answer = worker.server.answer()) callbacks.answered(worker.take_first(), *answer);
+            if (!open && worker.questions.empty())
+                worker.give_up();
+            else if (!open || worker.late())
+                worker.lose(callbacks);
         }
     }
     for (const auto& worker : workers_) worker->give_up();

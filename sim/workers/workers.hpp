@@ -25,14 +25,10 @@ public:
         nlohmann::json json;
         double patience_seconds = 60;  // of host time, once it is under way
     };
-    struct Loss {
-        bool late = false;  // killed, as it took longer than its patience; false: it ended by itself
-        std::string how;    // not late: "was killed by signal 11 (…)", as Server::stop() says it
-    };
     struct Callbacks {
         /// A worker has room. nullopt: there is nothing now; after an answer or a loss it is asked again.
         std::function<std::optional<Question>()> next;
-        std::function<void(u64 id, const nlohmann::json& answer)> answered;
+        std::function<void(u64 id, const Answer& answer)> answered;
         std::function<void(u64 id, const Loss& loss)> lost;
         /// True: no more questions, and those under way are given up.
         std::function<bool()> stop;

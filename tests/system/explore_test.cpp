@@ -2,10 +2,12 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/explore/explorer.hpp"
@@ -36,6 +38,52 @@ struct Baseline {
     std::vector<kexec_sim::FaultInjector::Visits> visits;
     PoolOptions options;
 };
+
+/// With a module that is ill in the way that an Ill says, while there is one (tests/modules/ill.c).
+Scenario with_ill_module() {
+    Scenario scenario = small("literal");
+    scenario.modules.emplace_back(KEXEC_SIM_MODULE_DIR "/ill.so");
+    return scenario;
+}
+
+class Ill {
+public:
+    explicit Ill(const char* how) { setenv("ILL", how, 1); }
+    ~Ill() { unsetenv("ILL"); }
+    Ill(const Ill&) = delete;
+    Ill& operator=(const Ill&) = delete;
+};
+
+/// Single faults; under the first the module is called back, under none is anything wrong.
+const std::string cancels = "luo.subsystem.prepare[kvm]#1=fail(ENOMEM)",
+                  fails = "luo.file.prepare[memfd-v1]#1=fail(ENOMEM)",
+                  harmless = "luo.subsystem.prepare[ill]#1=fail(ENOMEM)",
+                  delays = "luo.subsystem.prepare[kvm]#1=delay(1ms)";
+
+constexpr std::string_view undefined_report = "sim/use.cpp:10:37: runtime error: signed integer overflow\n";
+void say(std::string_view text) { static_cast<void>(!write(STDERR_FILENO, text.data(), text.size())); }
+
+/// What comes of single faults in a pool.
+std::map<std::string, PlanOutcome> pooled(const Scenario& scenario, const PoolOptions& options,
+                                          const std::vector<std::string>& faults) {
+    Pool pool(scenario, options);
+    std::map<std::string, PlanOutcome> outcomes;
+    std::size_t at = 0;
+    pool.run(
+        [&]() -> std::optional<PlanJob> {
+            if (at == faults.size()) return std::nullopt;
+            return PlanJob{.id = at, .faults = {kexec_sim::parse_fault(faults[at++]).value()}};
+        },
+        [&](const PlanJob& job, PlanOutcome&& outcome) {
+            CHECK(outcomes.emplace(plan_text(job.faults), std::move(outcome)).second);
+        },
+        [] { return false; });
+    return outcomes;
+}
+
+bool has_violation(const PlanOutcome& outcome, std::string_view id) {
+    return std::ranges::any_of(outcome.violations, [&](const Violation& one) { return one.id == id; });
+}
 
 ExploreReport explored(const Scenario& scenario, const ExploreOptions& options) {
     return explore(scenario, options, {}, {});
@@ -206,4 +254,125 @@ TEST_CASE("a scenario that fails without faults is not explored", "[explore]") {
     const ExploreReport report = explored(scenario, {});
     CHECK_FALSE(report.baseline.passed);
     CHECK(report.runs == 0);
+}
+
+TEST_CASE("a sanitizer's report on the kernel's code is a violation of its own, wherever that runs", "[explore]") {
+    const Scenario scenario = with_ill_module();
+    const Baseline baseline(scenario);
+    for (const char* how : {"report-exit", "report-abort"}) {
+        const Ill ill(how);
+        for (const Isolation isolation : {Isolation::inline_, Isolation::process}) {
+            INFO(how << ", isolation " << static_cast<int>(isolation));
+            PoolOptions options = baseline.options;
+            options.isolation = isolation;
+            const auto outcomes = pooled(scenario, options, {harmless, cancels});
+            const PlanOutcome& outcome = outcomes.at(cancels);
+            REQUIRE_FALSE(outcome.violations.empty());
+            const Violation& first = outcome.violations.front();
+            CHECK(first.id == "sanitizer");
+            CHECK(first.severity == "corruption");
+            CHECK(first.resource == "ill_cancel");
+            CHECK(first.message == "AddressSanitizer: heap-use-after-free in ill_cancel ill.c:50");
+            CHECK(outcome.error.find("READ of size 4") != std::string::npos);
+            CHECK_FALSE(has_violation(outcome, "crash"));
+            CHECK_FALSE(has_violation(outcomes.at(harmless), "sanitizer"));
+        }
+    }
+}
+
+// Many plans in a run: each goes its way in a process of its own, and dies there alone.
+TEST_CASE("a plan that kills its process, hangs or makes a sanitizer speak is noted as that, and no other plan is",
+          "[explore]") {
+    const Scenario scenario = small("literal");
+    const Baseline baseline(scenario);
+    const struct {
+        std::string_view id;
+        void (*die)();
+    } cases[] = {
+        {"crash", [] { raise(SIGKILL); }},
+        {"hang",
+         [] {
+             for (;;) pause();
+         }},
+        {"sanitizer",
+         [] {
+             say(undefined_report);
+             _exit(1);
+         }},
+        {"sanitizer",
+         [] {
+             say(undefined_report);
+             abort();
+         }},
+    };
+    for (const auto& [id, die] : cases) {
+        for (const std::size_t plans_per_run : {1U, 8U}) {
+            INFO(id << ", plans in a run " << plans_per_run);
+            PoolOptions options = baseline.options;
+            options.plans_per_run = plans_per_run;
+            options.max_host_seconds = 2;
+            options.on_plan = [&, die = die](const FaultPlan& plan) {
+                if (plan_text(plan) == cancels) die();
+            };
+            const auto outcomes = pooled(scenario, options, {delays, cancels, fails});
+            REQUIRE(outcomes.size() == 3);
+            REQUIRE(outcomes.at(cancels).violations.size() == 1);
+            CHECK(outcomes.at(cancels).violations.front().id == id);
+            CHECK(outcomes.at(delays).violations.empty());
+            CHECK(outcomes.at(fails).violations.empty());
+        }
+    }
+}
+
+TEST_CASE("a sanitizer's report on the kernel's code is shrunk to a scenario that shows it", "[explore]") {
+    const Ill ill("report-exit");
+    const Scenario scenario = with_ill_module();
+    ExploreOptions options;
+    options.candidates.points = "luo.subsystem.prepare";
+    options.candidates.actions = ActionChoice::parse("fail").value();
+    const ExploreReport report = explored(scenario, options);
+    REQUIRE(report.groups.size() == 1);
+    const ViolationGroup& group = report.groups.front();
+    CHECK(group.violation.id == "sanitizer");
+    const auto found = reproduce(scenario, {group.violation, group.plan, group.where}, {});
+    REQUIRE(found);
+    CHECK(found->finished);
+    CHECK(found->scenario.steps.size() == 2);  // register, prepare
+    const RunResult result = run(found->scenario, Isolation::process);
+    CHECK(result.passed);
+    CHECK(result.trace_hash == found->scenario.reproduces->trace_hash);
+}
+
+TEST_CASE("plans whose shared run is lost run again, each by itself", "[explore]") {
+    const Scenario scenario = small("literal");
+    const Baseline baseline(scenario);
+    PoolOptions options = baseline.options;
+    const auto fresh = pooled(scenario, options, {delays, cancels, fails});
+    options.plans_per_run = 8;
+    options.on_plan = [&](const FaultPlan& plan) {
+        if (plan.empty()) raise(SIGKILL);  // what the three share
+    };
+    const auto again = pooled(scenario, options, {delays, cancels, fails});
+    REQUIRE(again.size() == 3);
+    for (const auto& [plan, outcome] : again) CHECK(outcome.json() == fresh.at(plan).json());
+}
+
+TEST_CASE("a plan whose visit never comes is not reached", "[explore]") {
+    const Scenario scenario = small("literal");
+    const Baseline baseline(scenario);
+    const PlanJob never{.faults = {kexec_sim::parse_fault("luo.subsystem.prepare[kvm]#99=fail(ENOMEM)").value()}};
+    const PlanOutcome fresh = run_plan(scenario, baseline.options, never),
+                      forked = run_forking(scenario, baseline.options, {never, never}).at(1);
+    for (const PlanOutcome& outcome : {fresh, forked}) {
+        CHECK_FALSE(outcome.reached);
+        CHECK(outcome.violations.empty());
+    }
+}
+
+TEST_CASE("a shared run that cannot be is no success of its plans", "[explore]") {
+    // A module needs memory that other processes see, which a forking run does not have.
+    const Scenario scenario = with_ill_module();
+    const Baseline baseline(scenario);
+    const PlanJob job{.faults = {kexec_sim::parse_fault(cancels).value()}};
+    CHECK_FALSE(run_forking(scenario, baseline.options, {job, job}).front().violations.empty());
 }
