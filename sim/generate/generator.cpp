@@ -82,6 +82,7 @@ public:
 private:
     /// In the worker.
     Json answer(u64 index) const {
+        if (options_.on_sequence) options_.on_sequence(index);
         const Case one =
             make_case(reference_, options_.space, letters_of(report_.space, report_.space.sequences.at(index)));
         bool two_kernels = false;

@@ -20,6 +20,8 @@ struct GenerateOptions {
     u64 budget = 0;  // at most so many sequences, picked by the seed; 0: all
     u64 seed = 1;
     double max_host_seconds = 60;  // of one run
+    /// In the worker, before it runs that sequence: for tests, which let some of them die.
+    std::function<void(u64 sequence)> on_sequence;
 };
 
 /// One run that is not as the reference says.
