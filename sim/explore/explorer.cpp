@@ -87,7 +87,8 @@ public:
         for (const auto& [job, text] : differing_) note_difference(job, text);
         report_.settle();
         report_.interrupted = interrupted_ && interrupted_();
-        report_.complete = !cut_short_ && !report_.interrupted && waiting_.empty();
+        report_.complete =
+            !cut_short_ && !report_.interrupted && report_.runs + report_.resumed == report_.plans_known;
         report_.seconds = elapsed();
         journal_.close(report_);
         return std::move(report_);

@@ -95,9 +95,11 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const std::string complete = !report.complete ? "not complete"
                                  : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
                                                   : "complete";
-    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known, context.depth,
+    const bool alike = std::ranges::none_of(
+        report.groups, [](const ViolationGroup& group) { return group.violation.id == "determinism"; });
+    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice{}", report.plans_known, context.depth,
                      complete, report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "",
-                     report.verified));
+                     report.verified, alike ? ", alike" : ""));
     if (!context.missing.empty()) line(styled("shards that are missing: " + context.missing, Style::bad, color));
     line(report.groups.empty() ? styled("no violation", Style::good, color)
                                : styled(fmt::format("{} cause{} of violations", report.groups.size(),

@@ -376,3 +376,16 @@ TEST_CASE("a shared run that cannot be is no success of its plans", "[explore]")
     const PlanJob job{.faults = {kexec_sim::parse_fault(cancels).value()}};
     CHECK_FALSE(run_forking(scenario, baseline.options, {job, job}).front().violations.empty());
 }
+
+TEST_CASE("an exploration whose time is up while its last plan is under way is not complete", "[explore]") {
+    const Ill ill("hang");
+    ExploreOptions options;
+    options.candidates.points = "luo.subsystem.prepare";
+    options.candidates.actions = ActionChoice::parse("fail").value();
+    options.verify_every = 0;
+    options.seconds = 2;
+    const ExploreReport report = explored(with_ill_module(), options);
+    REQUIRE(report.plans_known > 1);
+    CHECK(report.runs < report.plans_known);
+    CHECK_FALSE(report.complete);
+}
