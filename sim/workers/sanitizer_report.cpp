@@ -84,12 +84,13 @@ struct Frame {
     }
 };
 
-/// "    #0 0x55a29f5a12ce in FUNCTION FILE:LINE", or "… in FUNCTION (BINARY+0x21c0) (BuildId: …)".
+/// "    #0 0x55a29f5a12ce in FUNCTION FILE:LINE", or "… in FUNCTION (BINARY+0x21c0) (BuildId: …)", or without a name:
+/// "    #0 0x55a29f5a12ce  (BINARY+0x21c0)".
 std::optional<Frame> frame_of(std::string_view line) {
     const std::size_t number = line.find_first_not_of(' ');
     if (number == std::string_view::npos || line[number] != '#') return std::nullopt;
     const std::size_t in = line.find(" in ");
-    if (in == std::string_view::npos) return std::nullopt;
+    if (in == std::string_view::npos) return Frame{};
     line = line.substr(in + 4);
     line = line.substr(0, line.find(" (BuildId: "));
     const std::size_t space = line.rfind(' ');

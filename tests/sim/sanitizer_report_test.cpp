@@ -40,6 +40,11 @@ const std::string stripped =
 const std::string overflow =
     "sim/use.cpp:10:37: runtime error: signed integer overflow: 2 + 2147483647 cannot be represented in type 'int'\n";
 
+const std::string nameless =
+    "sim/use.c:63:27: runtime error: signed integer overflow\n"
+    "    #0 0x7fb6cfe712a0  (/usr/lib/use.so+0x12a0)\n"
+    "    #1 0x55941000857d in main sim/use.cpp:12\n";
+
 const std::string misaligned =
     "sim/use.cpp:12:3: runtime error: load of misaligned address 0x7ffee4196631 for type 'int', which requires 4 "
     "byte "
@@ -61,6 +66,7 @@ TEST_CASE("a report of a sanitizer is told in a line, without addresses", "[sani
         {overflow,
          "UndefinedBehaviorSanitizer: signed integer overflow: 2 + 2147483647 cannot be represented in type "
          "'int' in sim/use.cpp:10:37"},
+        {nameless, "UndefinedBehaviorSanitizer: signed integer overflow in sim/use.c:63:27"},
         {misaligned,
          "UndefinedBehaviorSanitizer: load of misaligned address 0x… for type 'int', which requires 4 byte "
          "alignment in load(int*) sim/use.cpp:12:3"},
