@@ -44,8 +44,8 @@ Output console_beside(std::initializer_list<std::string_view> files);
 std::unique_ptr<Output> result_file(const std::string& path);
 /// Makes the folder and those above it where they are not there. UserError: it cannot be, or not be written into.
 void make_folder(const std::string& folder);
-/// `modules` by absolute name: a bare one would be searched for among the system's libraries. UserError: one of them is no
-/// module.
+/// `modules` by absolute name: a bare one would be searched for among the system's libraries. UserError: one of them is
+/// no module.
 std::vector<std::string> module_files(const std::vector<std::string>& modules);
 /// Worker processes for `jobs`: as many, or one a core for 0.
 unsigned worker_count(unsigned jobs);

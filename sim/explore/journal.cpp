@@ -93,6 +93,7 @@ ReadJournal read_journal(const std::string& dir) {
     std::ifstream file(name);
     if (!file) throw UserError(fmt::format("kexec-sim: error: there is no journal of an exploration in {}", dir));
     ReadJournal journal;
+    std::map<std::string, std::size_t> places;
     std::string line;
     for (u64 number = 1; std::getline(file, line); ++number) {
         const Json json = Json::parse(line, nullptr, false);
@@ -104,8 +105,15 @@ ReadJournal read_journal(const std::string& dir) {
             else if (json.contains("end"))
                 journal.end = JournalEnd{json.at("complete"), json.at("thinned"), json.at("plans"),
                                          json.at("verified"), json.at("seconds")};
-            else
-                journal.outcomes.emplace_back(plan_of(json), PlanOutcome::from_json(json));
+            else {
+                FaultPlan plan = plan_of(json);
+                PlanOutcome outcome = PlanOutcome::from_json(json);
+                const auto [at, fresh] = places.emplace(plan_text(plan), journal.outcomes.size());
+                if (fresh)
+                    journal.outcomes.emplace_back(std::move(plan), std::move(outcome));
+                else
+                    journal.outcomes[at->second].second = std::move(outcome);
+            }
         } catch (const std::exception& error) {
             throw UserError(
                 fmt::format("{}:{}: error: not a line of such a journal: {}", name, number, error.what()));

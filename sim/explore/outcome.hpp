@@ -16,8 +16,8 @@ using FaultPlan = std::vector<PlannedFault>;
 std::string plan_text(const FaultPlan& plan);
 
 /// One thing that must not be. `id`: an invariant; or `epilogue` (rolling back, updating again or finishing did not
-/// succeed), `sanitizer` (a sanitizer reported an error of the kernel's code or of the simulator), `crash` (a fatal signal
-/// of the host), `hang` (virtual or host time ran out), `simulator` (a bug of ours).
+/// succeed), `sanitizer` (such reported an error of the kernel's code or of the simulator), `crash` (a fatal signal of
+/// the host), `hang` (virtual or host time ran out), `simulator` (a bug of ours).
 struct Violation {
     std::string id, severity, resource, check, message;
     Generation generation = 0;

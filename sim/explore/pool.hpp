@@ -2,12 +2,12 @@
 //
 //   Pool ──plans──► worker: fresh inline runs, or forking ones ──outcomes──► Pool ──► done(plan, outcome)
 //
-// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where the
-// way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a run must not do to the
-// explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it had, or `sanitizer` if it
-// left such a report; one that says nothing for too long is killed and gives `hang`. Another takes its place
-// (sim/workers/workers.hpp). Of many plans nobody knows which it was: each of them runs again, by itself. Workers die with
-// the explorer.
+// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where
+// the way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a run must not do to
+// the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it had, or `sanitizer` if
+// it left such a report; one that says nothing for too long is killed and gives `hang`. Another takes its place
+// (sim/workers/workers.hpp). Of many plans nobody knows which it was: each of them runs again, by itself. Workers die
+// with the explorer.
 #pragma once
 
 #include <deque>

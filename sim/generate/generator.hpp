@@ -2,8 +2,8 @@
 //
 //   Space ──index──► worker: case, scenario, fresh inline run ──► agreed, or the first step that did not ──► groups
 //
-// Workers are processes (sim/workers/workers.hpp): a run that crashes or hangs costs that worker, and is a disagreement of
-// its sequence. The result does not depend on how many there are.
+// Workers are processes (sim/workers/workers.hpp): a run that crashes or hangs costs that worker, and is a disagreement
+// of its sequence. The result does not depend on how many there are.
 #pragma once
 
 #include <functional>

@@ -41,7 +41,8 @@ public:
     Workers& operator=(const Workers&) = delete;
 
     /// Returns when `next` gives nothing and each question was answered or lost, or when `stop` says so. Callbacks are
-    /// called in this process, answers in the order in which they come. UserError: the host has no process or pipe left.
+    /// called in this process, answers in the order in which they come. UserError: the host has no process, pipe or
+    /// file left.
     void run(const Callbacks& callbacks);
 
 private:

@@ -6,6 +6,7 @@
  *   ILL=report-abort   the same, with abort_on_error=1
  *   ILL=crash          its cancel follows a null pointer
  *   ILL=hang           its cancel never returns
+ *   ILL=random         its cancel logs something else each time
  *
  * Whatever ILL says, its prepare writes a line to standard error.
  */
@@ -17,6 +18,7 @@ extern int strcmp(const char *one, const char *other);
 extern unsigned long strlen(const char *text);
 extern long write(int fd, const void *bytes, unsigned long count);
 extern int pause(void);
+extern long random(void);
 extern void abort(void);
 extern void _exit(int status);
 
@@ -58,6 +60,8 @@ static void ill_cancel(struct liveupdate_subsystem *handle, u64 data)
 			abort();
 		_exit(1);
 	}
+	if (ill("random"))
+		pr_info("ill: %ld\n", random());
 	if (ill("crash"))
 		*nowhere = 1;
 	while (ill("hang"))

@@ -389,3 +389,22 @@ TEST_CASE("an exploration whose time is up while its last plan is under way is n
     CHECK(report.runs < report.plans_known);
     CHECK_FALSE(report.complete);
 }
+
+TEST_CASE("a plan that does not give the same twice is a violation, and the journal knows it", "[explore]") {
+    const Ill ill("random");
+    const TempDir folder;
+    ExploreOptions options;
+    options.candidates.points = "luo.subsystem.prepare";
+    options.candidates.actions = ActionChoice::parse("fail").value();
+    options.verify_every = 1;
+    options.out_dir = folder.path().string();
+    const ExploreReport report = explored(with_ill_module(), options);
+    REQUIRE(report.groups.size() == 1);
+    const ViolationGroup& group = report.groups.front();
+    CHECK(group.violation.id == "determinism");
+    CHECK(group.violation.message.find("is the first that differs: ") != std::string::npos);
+    CHECK(plan_text(group.plan) == cancels);
+    const ExploreReport again = explored(with_ill_module(), options);
+    CHECK(again.runs == 0);
+    CHECK(causes(again) == causes(report));
+}
