@@ -34,45 +34,54 @@ int private_copy(const std::string& path) {
     return ok ? copy : -1;
 }
 
-/// nullptr with dlerror() set; ENOENT: no file that can be read.
-Result<void*> open_object(const std::string& path, bool own_process) {
-    if (own_process) {
+}  // namespace
+
+void ModuleLoader::Object::close() const {
+    dlclose(handle);
+    if (copy >= 0) ::close(copy);
+}
+
+ModuleLoader::~ModuleLoader() {
+    for (const auto& [name, object] : objects_) object.close();
+}
+
+Result<std::optional<ModuleLoader::Object>> ModuleLoader::open_object(const std::string& path) const {
+    std::string name;
+    int copy = -1;
+    if (own_process_) {
         std::error_code error;
         const std::filesystem::path whole = std::filesystem::absolute(path, error);
         if (!std::filesystem::is_regular_file(whole, error) || access(whole.c_str(), R_OK) != 0)
             return fail(Errno::enoent);
-        return dlopen(whole.c_str(), RTLD_NOW | RTLD_LOCAL);
+        name = whole.string();
+    } else {
+        copy = private_copy(path);
+        if (copy < 0) return fail(Errno::enoent);
+        name = fmt::format("/proc/self/fd/{}", copy);
     }
-    const int copy = private_copy(path);
-    if (copy < 0) return fail(Errno::enoent);
-    void* handle = dlopen(fmt::format("/proc/self/fd/{}", copy).c_str(), RTLD_NOW | RTLD_LOCAL);
-    close(copy);
-    return handle;
-}
-
-}  // namespace
-
-ModuleLoader::~ModuleLoader() {
-    for (const auto& [name, handle] : handles_) dlclose(handle);
+    void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (handle) return Object{handle, copy};
+    if (copy >= 0) close(copy);
+    return std::nullopt;
 }
 
 Result<> ModuleLoader::load(const std::string& path) {
     const std::string name = base_name(path);
-    if (handles_.contains(name)) return fail(Errno::eexist);
-    void* handle = TRY(open_object(path, own_process_));
-    if (!handle) {
+    if (objects_.contains(name)) return fail(Errno::eexist);
+    const auto object = TRY(open_object(path));
+    if (!object) {
         REACHED("module.not_loadable");
         const std::string why = dlerror();
         kernel_.log.err("{}: {}", name, why.substr(why.rfind(": ") == std::string::npos ? 0 : why.rfind(": ") + 2));
         return fail(Errno::enoexec);
     }
-    const auto init = reinterpret_cast<int (*)()>(dlsym(handle, "init_module"));
+    const auto init = reinterpret_cast<int (*)()>(dlsym(object->handle, "init_module"));
     kernel_.machine.trace.emit(Layer::kernel, "module.load", {{"module", name}});
-    handles_[name] = handle;
+    objects_.emplace(name, *object);
     const int result = init ? init() : 0;
     if (result < 0) {
-        handles_.erase(name);
-        dlclose(handle);
+        objects_.erase(name);
+        object->close();
         constexpr int errno_max = 4095;
         if (result < -errno_max) {
             kernel_.log.err("{}: init function returned {}, which is no errno", name, result);
@@ -84,13 +93,13 @@ Result<> ModuleLoader::load(const std::string& path) {
 }
 
 Result<> ModuleLoader::unload(const std::string& path) {
-    const auto at = handles_.find(base_name(path));
-    if (at == handles_.end()) return fail(Errno::enoent);
-    void* handle = at->second;
-    if (const auto cleanup = reinterpret_cast<void (*)()>(dlsym(handle, "cleanup_module"))) cleanup();
+    const auto at = objects_.find(base_name(path));
+    if (at == objects_.end()) return fail(Errno::enoent);
+    const Object object = at->second;
+    if (const auto cleanup = reinterpret_cast<void (*)()>(dlsym(object.handle, "cleanup_module"))) cleanup();
     kernel_.machine.trace.emit(Layer::kernel, "module.unload", {{"module", at->first}});
-    handles_.erase(at);
-    dlclose(handle);
+    objects_.erase(at);
+    object.close();
     return {};
 }
 

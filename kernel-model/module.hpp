@@ -2,11 +2,13 @@
 //
 // Every kernel gets its own copy, so that the statics of a module start afresh in each generation. A kernel with a
 // process of its own opens the file as it is, which debuggers know by its path; where all kernels live in one process,
-// the file is copied into a memfd and opened from there. The functions that a module calls are exported by the program
+// the file is copied into a memfd and opened from there; the memfd stays, so that who names a module's functions (a
+// sanitizer, a debugger) finds them. The functions that a module calls are exported by the program
 // (luo/c_api.cpp). When a kernel dies its modules are unmapped without being asked.
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 
 #include "machine/result.hpp"
@@ -25,12 +27,20 @@ public:
     Result<> load(const std::string& path);
     /// ENOENT: not loaded.
     Result<> unload(const std::string& path);
-    bool any() const { return !handles_.empty(); }
+    bool any() const { return !objects_.empty(); }
 
 private:
+    struct Object {
+        void* handle;
+        int copy;  // the memfd; -1: opened as it is
+        void close() const;
+    };
+    /// nullopt with dlerror() set; ENOENT: no file that can be read.
+    Result<std::optional<Object>> open_object(const std::string& path) const;
+
     Kernel& kernel_;
     bool own_process_;
-    std::map<std::string, void*> handles_;  // by file name without folders
+    std::map<std::string, Object> objects_;  // by file name without folders
 };
 
 }  // namespace kexec_sim

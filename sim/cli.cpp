@@ -1,15 +1,20 @@
 #include "sim/cli.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fmt/format.h>
 #include <new>
+#include <thread>
 #include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
+#include "sim/host_file.hpp"
+#include "sim/interrupt.hpp"
 #include "sim/narration.hpp"
-#include "sim/output.hpp"
 #include "sim/scenario.hpp"
 #include "sim/step_spec.hpp"
 #include "sim/trace_file.hpp"
@@ -73,6 +78,44 @@ void print_error(const std::string& text) {
     } catch (const UserError&) {
         // Nobody can be told.
     }
+}
+
+Output console_beside(std::initializer_list<std::string_view> files) {
+    if (std::ranges::find(files, "-") == files.end()) return Output("-");
+    return Output(STDERR_FILENO, "standard error");
+}
+
+std::unique_ptr<Output> result_file(const std::string& path) {
+    return path.empty() ? nullptr : std::make_unique<Output>(path);
+}
+
+void make_folder(const std::string& folder) {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error || access(folder.c_str(), W_OK | X_OK) != 0)
+        throw UserError(fmt::format("kexec-sim: error: cannot write into {}: {}", folder,
+                                    error ? error.message() : std::strerror(errno)));
+}
+
+std::vector<std::string> module_files(const std::vector<std::string>& modules) {
+    std::vector<std::string> files;
+    for (const std::string& module : modules) {
+        std::error_code error;
+        const auto path = std::filesystem::absolute(module, error);
+        if (const std::string problem = error ? error.message() : module_problem(path); !problem.empty())
+            throw UserError(fmt::format("kexec-sim: error: --module {}: {}", module, problem));
+        files.push_back(path.string());
+    }
+    return files;
+}
+
+unsigned worker_count(unsigned jobs) { return jobs ? jobs : std::max(1U, std::thread::hardware_concurrency()); }
+
+int exit_code(int uninterrupted) {
+    const int number = interrupt_signal();
+    if (!number) return uninterrupted;
+    print_error("kexec-sim: interrupted");
+    return 128 + number;
 }
 
 bool wants_color(bool no_color, bool is_terminal) {

@@ -8,7 +8,11 @@
 // written through sim/output.hpp.
 #pragma once
 
+#include <initializer_list>
+#include <memory>
+
 #include "sim/cli_options.hpp"
+#include "sim/output.hpp"
 
 namespace kexec_sim::sim {
 
@@ -32,5 +36,20 @@ bool wants_color(bool no_color, bool is_terminal);
 std::string bug_text(const std::string& what, const std::string& doing, const std::string& command);
 /// Writes to standard error, whole or not at all.
 void print_error(const std::string& text);
+
+/// Where a command tells what it does: standard output, or standard error where one of `files` (results; empty: none)
+/// is "-" and wants standard output for itself.
+Output console_beside(std::initializer_list<std::string_view> files);
+/// The file of a result, opened; null for "".
+std::unique_ptr<Output> result_file(const std::string& path);
+/// Makes the folder and those above it where they are not there. UserError: it cannot be, or not be written into.
+void make_folder(const std::string& folder);
+/// `modules` by absolute name: a bare one would be searched for among the system's libraries. UserError: one of them is
+/// no module.
+std::vector<std::string> module_files(const std::vector<std::string>& modules);
+/// Worker processes for `jobs`: as many, or one a core for 0.
+unsigned worker_count(unsigned jobs);
+/// The exit code of a command that watched for interrupts: where one came that is said, and it is 128 + its number.
+int exit_code(int uninterrupted);
 
 }  // namespace kexec_sim::sim

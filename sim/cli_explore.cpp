@@ -3,8 +3,6 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <map>
-#include <thread>
-#include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
@@ -15,6 +13,7 @@
 #include "sim/explore/reproduction.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
+#include "sim/progress_line.hpp"
 #include "sim/shell.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/trace_file.hpp"
@@ -40,12 +39,12 @@ ExploreOptions options_of(const ExploreCommand& command) {
     options.candidates.all_visits = command.all_visits;
     options.budget = command.budget;
     options.seconds = command.seconds;
-    options.jobs = command.jobs ? command.jobs : std::max(1U, std::thread::hardware_concurrency());
+    options.jobs = worker_count(command.jobs);
     options.shard = command.shard;
     options.shards = command.shards;
     options.random_plans = command.random_plans;
     options.isolation = command.process_isolation ? Isolation::process : Isolation::inline_;
-    options.modules = command.modules;
+    options.modules = module_files(command.modules);
     options.out_dir = command.out_dir;
     if (command.strict) options.repeat_options += " --strict";
     for (const auto& [key, value] : command.overrides)
@@ -69,8 +68,8 @@ void write_trace(const Scenario& scenario, std::filesystem::path file) {
 }
 
 /// A scenario file for each group of violations, until the time for it is up.
-void write_reproductions(const Scenario& scenario, const ExploreCommand& command, ExploreReport& report,
-                         ProgressLine& progress) {
+void write_reproductions(const Scenario& scenario, const ExploreCommand& command,
+                         const std::vector<std::string>& modules, ExploreReport& report, ProgressLine& progress) {
     using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const auto left = [&] {
@@ -81,7 +80,7 @@ void write_reproductions(const Scenario& scenario, const ExploreCommand& command
     for (std::size_t i = 0; i < report.groups.size() && left() > 0 && !interrupted(); ++i) {
         ViolationGroup& group = report.groups[i];
         ShrinkOptions options;
-        options.modules = command.modules;
+        options.modules = modules;
         options.interrupted = interrupted;
         options.seconds_max = left();
         options.on_progress = [&](std::size_t steps, std::size_t faults, u64 runs) {
@@ -181,11 +180,8 @@ ExploreReport merged(const std::vector<std::string>& folders, ReportContext& con
 int merge_command(const MergeCommand& command, const std::string& program) {
     ReportContext context;
     const ExploreReport report = merged(command.folders, context);
-    std::unique_ptr<Output> json, csv;
-    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
-    if (!command.csv_file.empty()) csv = std::make_unique<Output>(command.csv_file);
-    const bool moves = command.json_file == "-" || command.csv_file == "-";
-    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    const auto json = result_file(command.json_file), csv = result_file(command.csv_file);
+    Output console = console_beside({command.json_file, command.csv_file});
     context.program = program;
     context.quiet = command.view.quiet;
     context.verbose = command.view.verbose;
@@ -203,35 +199,23 @@ int explore_command(const ExploreCommand& command, const std::string& program) {
     load.check_files = true;
     const Scenario scenario = load_scenario(command.file, load);
     const ExploreOptions options = options_of(command);
-    if (!command.out_dir.empty()) {
-        std::error_code error;
-        std::filesystem::create_directories(command.out_dir, error);
-        if (error || access(command.out_dir.c_str(), W_OK) != 0)
-            throw UserError(fmt::format("kexec-sim: error: cannot write into {}", command.out_dir));
-    }
-    std::unique_ptr<Output> json, csv;
-    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
-    if (!command.csv_file.empty()) csv = std::make_unique<Output>(command.csv_file);
-    const bool moves = command.json_file == "-" || command.csv_file == "-";
-    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    if (!command.out_dir.empty()) make_folder(command.out_dir);
+    const auto json = result_file(command.json_file), csv = result_file(command.csv_file);
+    Output console = console_beside({command.json_file, command.csv_file});
     const bool color = wants_color(command.view.no_color, console.is_terminal());
 
     watch_for_interrupts();
     ProgressLine progress(console, !command.view.quiet);
     ExploreReport report = explore(
-        scenario, options, [&](const ExploreProgress& at) { progress.show(at); },
+        scenario, options, [&](const ExploreProgress& at) { progress.say(progress_text(at)); },
         [] { return interrupt_signal() != 0; });
-    if (!command.out_dir.empty()) write_reproductions(scenario, command, report, progress);
+    if (!command.out_dir.empty()) write_reproductions(scenario, command, options.modules, report, progress);
     progress.clear();
     tell(report,
          {scenario.name, scenario.path.string(), program, scenario.seed, options.depth, options.repeat_options,
           command.view.quiet, command.view.verbose, color},
          console, json.get(), csv.get());
-    if (const int number = interrupt_signal()) {
-        print_error("kexec-sim: interrupted");
-        return 128 + number;
-    }
-    return report.baseline.passed && report.groups.empty() ? exit_ok : exit_failed;
+    return exit_code(report.baseline.passed && report.groups.empty() ? exit_ok : exit_failed);
 }
 
 }  // namespace kexec_sim::sim

@@ -3,15 +3,13 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <set>
-#include <thread>
-#include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/cli.hpp"
-#include "sim/explore/report.hpp"
 #include "sim/generate/report.hpp"
 #include "sim/interrupt.hpp"
 #include "sim/output.hpp"
+#include "sim/progress_line.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -66,7 +64,7 @@ GenerateOptions options_of(const GenerateCommand& command, const Edition& editio
         usage_error(fmt::format("--from '{}' is not for {}", command.from, profile_name(edition.profile)));
     options.space.opening = opening->letters;
     if (!opening->letters.empty()) options.space.from = opening->name;
-    options.jobs = command.jobs ? command.jobs : std::max(1U, std::thread::hardware_concurrency());
+    options.jobs = worker_count(command.jobs);
     options.budget = command.budget;
     options.seed = command.seed;
     return options;
@@ -104,16 +102,9 @@ int generate_command(const GenerateCommand& command) {
     const GenerateOptions options = options_of(command, reference.edition());
     const SpaceDescription description{command.profile, command.alphabet, command.from, command.length,
                                        command.strict,  command.symmetry, command.seed};
-    if (!command.out_dir.empty()) {
-        std::error_code error;
-        std::filesystem::create_directories(command.out_dir, error);
-        if (error || access(command.out_dir.c_str(), W_OK) != 0)
-            usage_error(fmt::format("cannot write into {}", command.out_dir));
-    }
-    std::unique_ptr<Output> json;
-    if (!command.json_file.empty()) json = std::make_unique<Output>(command.json_file);
-    const bool moves = command.json_file == "-";
-    Output console(moves ? STDERR_FILENO : STDOUT_FILENO, moves ? "standard error" : "standard output");
+    if (!command.out_dir.empty()) make_folder(command.out_dir);
+    const auto json = result_file(command.json_file);
+    Output console = console_beside({command.json_file});
 
     watch_for_interrupts();
     ProgressLine progress(console, !command.view.quiet);
@@ -134,11 +125,7 @@ int generate_command(const GenerateCommand& command) {
         json->write(summary_json(report, description));
         json->flush();
     }
-    if (const int number = interrupt_signal()) {
-        print_error("kexec-sim: interrupted");
-        return 128 + number;
-    }
-    return report.disagreements.empty() ? exit_ok : exit_failed;
+    return exit_code(report.disagreements.empty() ? exit_ok : exit_failed);
 }
 
 }  // namespace kexec_sim::sim

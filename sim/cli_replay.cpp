@@ -19,25 +19,23 @@
 namespace kexec_sim::sim {
 namespace {
 
-/// The first place where two runs part.
-std::string difference(const std::vector<TraceEvent>& before, const std::vector<TraceEvent>& now) {
-    for (std::size_t i = 0; i < std::max(before.size(), now.size()); ++i) {
-        if (i < before.size() && i < now.size() && encode_trace_record(before[i]) == encode_trace_record(now[i]))
-            continue;
-        return fmt::format("event {} differs\n    then: {}\n    now:  {}\n", i + 1,
-                           i < before.size() ? event_line(before[i]) : "the run had ended",
-                           i < now.size() ? event_line(now[i]) : "the run has ended");
-    }
-    return {};
+/// The first place where two runs part, each given by the lines of its events.
+std::string difference(const std::vector<std::string>& before, const std::vector<std::string>& now) {
+    const auto first = first_difference(before, now);
+    if (!first)
+        return "which event differs first is not known: the file of events (.trace) is not there, or is of another "
+               "run\n";
+    return fmt::format("event {} differs\n    then: {}\n    now:  {}\n", first->number,
+                       first->one.value_or("the run had ended"), first->other.value_or("the run has ended"));
 }
 
-std::vector<TraceEvent> recorded(const std::filesystem::path& scenario) {
+std::vector<std::string> recorded(const std::filesystem::path& scenario) {
     const auto file = std::filesystem::path(scenario).replace_extension(".trace");
-    std::vector<TraceEvent> events;
+    std::vector<std::string> events;
     if (!std::filesystem::exists(file)) return events;
     TraceListener listener;
     listener.begin = [](const TraceHeader&) {};
-    listener.event = [&](const TraceEvent& event) { events.push_back(event); };
+    listener.event = [&](const TraceEvent& event) { events.push_back(event_line(event)); };
     listener.end = [](const TraceFooter*) {};
     read_trace_file(file.string(), listener);
     return events;
@@ -53,7 +51,7 @@ int replay_command(const ReplayCommand& command, const std::string& program) {
     if (!scenario.reproduces)
         throw UserError(
             fmt::format("{}: error: this scenario does not say what it reproduces; 'run' it", command.file));
-    const std::vector<TraceEvent> before = recorded(scenario.path);
+    const std::vector<std::string> before = recorded(scenario.path);
 
     Output console("-");
     NarrationSeries series(
@@ -61,20 +59,19 @@ int replay_command(const ReplayCommand& command, const std::string& program) {
         {wants_color(command.view.no_color, console.is_terminal()), command.view.quiet, command.view.verbose});
     watch_for_interrupts();
     series.begin(fmt::format("{} replay {}", shell_quoted(program), shell_quoted(command.file)));
-    std::vector<TraceEvent> now;
+    std::vector<std::string> now;
     RunOptions options;
-    options.isolation = Isolation::inline_;
+    options.isolation = Isolation::process;  // it may be one that crashes
     options.interrupted = [] { return interrupt_signal() != 0; };
     options.on_event = [&](const TraceEvent& event) {
         series.event(event);
-        if (!before.empty()) now.push_back(event);
+        if (!before.empty()) now.push_back(event_line(event));
     };
     const RunResult result = run_scenario(scenario, options);
     series.end();
-    if (const int number = interrupt_signal()) {
+    if (interrupt_signal()) {
         console.flush();
-        print_error("kexec-sim: interrupted");
-        return 128 + number;
+        return exit_code(exit_ok);
     }
     const bool same = result.trace_hash == scenario.reproduces->trace_hash;
     console.write(fmt::format(
@@ -82,13 +79,7 @@ int replay_command(const ReplayCommand& command, const std::string& program) {
         same
             ? fmt::format("the same events (trace {})", result.trace_hash)
             : fmt::format("other events: trace {}, and was {}", result.trace_hash, scenario.reproduces->trace_hash)));
-    if (!same) {
-        const std::string first = before.empty() ? "" : difference(before, now);
-        console.write("  " + (first.empty()
-                                  ? std::string("which event differs first is not known: the file of events "
-                                                "(.trace) is not there, or is of another run\n")
-                                  : first));
-    }
+    if (!same) console.write("  " + difference(before, now));
     console.flush();
     return result.passed && same ? exit_ok : exit_failed;
 }

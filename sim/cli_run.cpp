@@ -3,13 +3,10 @@
 // Nothing half done: a scenario that does not parse, or a file that cannot be written, is found before the first
 // kernel boots. An error in one run (exit 2 or 3) does not keep the others from running; the highest code wins.
 #include <algorithm>
-#include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <memory>
 #include <new>
-#include <unistd.h>
 
 #include "machine/result.hpp"
 #include "sim/boot_params_file.hpp"
@@ -68,19 +65,6 @@ std::vector<Scenario> load_all(const RunCommand& command) {
     }
     if (!errors.empty()) throw UserError(errors);
     return scenarios;
-}
-
-/// Modules by absolute name: a bare one would be searched for among the system's libraries.
-std::vector<std::string> module_files(const RunCommand& command) {
-    std::vector<std::string> files;
-    for (const std::string& module : command.modules) {
-        std::error_code error;
-        const auto path = std::filesystem::absolute(module, error);
-        if (const std::string problem = error ? error.message() : module_problem(path); !problem.empty())
-            throw UserError(fmt::format("kexec-sim: error: --module {}: {}", module, problem));
-        files.push_back(path.string());
-    }
-    return files;
 }
 
 /// What is written must not be what is read, nor two results one file: neither would be what was asked for.
@@ -153,15 +137,8 @@ void check_writable(const RunCommand& command, Fresh& fresh) {
     }
     if (command.dump_fdt_dir.empty()) return;
     fresh.note(command.dump_fdt_dir);
-    std::error_code error;
-    std::filesystem::create_directories(command.dump_fdt_dir, error);
-    if (error || access(command.dump_fdt_dir.c_str(), W_OK) != 0)
-        throw UserError(fmt::format("kexec-sim: error: cannot write into {}: {}", command.dump_fdt_dir,
-                                    error ? error.message() : std::strerror(errno)));
+    make_folder(command.dump_fdt_dir);
 }
-
-/// A result on standard output wants it for itself.
-bool console_moves(const RunCommand& command) { return command.json_file == "-" || command.trace_file == "-"; }
 
 class RunSession {
 public:
@@ -169,9 +146,8 @@ public:
         : command_(command),
           program_(program),
           scenarios_(load_all(command)),
-          modules_(module_files(command)),
-          console_(console_moves(command) ? STDERR_FILENO : STDOUT_FILENO,
-                   console_moves(command) ? "standard error" : "standard output"),
+          modules_(module_files(command.modules)),
+          console_(console_beside({command.json_file, command.trace_file})),
           color_(wants_color(command.view.no_color, console_.is_terminal())),
           series_([this](std::string_view text) { console_.write(text); },
                   {color_, command.view.quiet, command.view.verbose}) {
@@ -199,11 +175,7 @@ public:
             json_->flush();
         }
         if (trace_file_) trace_file_->flush();
-        if (const int signal_number = interrupt_signal()) {
-            print_error("kexec-sim: interrupted");
-            return 128 + signal_number;
-        }
-        return code_;
+        return exit_code(code_);
     }
 
 private:

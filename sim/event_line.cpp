@@ -1,5 +1,6 @@
 #include "sim/event_line.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace kexec_sim::sim {
@@ -18,6 +19,16 @@ std::string event_line(const TraceEvent& event) {
         }
     }
     return text;
+}
+
+std::optional<EventDifference> first_difference(std::span<const std::string> one,
+                                                std::span<const std::string> other) {
+    const auto [at, at_other] = std::ranges::mismatch(one, other);
+    if (at == one.end() && at_other == other.end()) return std::nullopt;
+    EventDifference difference{static_cast<u64>(at - one.begin()) + 1, {}, {}};
+    if (at != one.end()) difference.one = *at;
+    if (at_other != other.end()) difference.other = *at_other;
+    return difference;
 }
 
 }  // namespace kexec_sim::sim

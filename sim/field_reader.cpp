@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "machine/result.hpp"
+#include "sim/yaml_text.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -17,19 +18,7 @@ std::string flow_text(std::string_view text) {
     };
     if (!text.empty() && text.front() != '-' && std::all_of(text.begin(), text.end(), plain))
         return std::string(text);
-    std::string quoted = "\"";
-    for (char c : text) {
-        if (c == '"' || c == '\\') quoted += '\\';
-        if (c == '\n')
-            quoted += "\\n";
-        else if (c == '\t')
-            quoted += "\\t";
-        else if (c == '\r')
-            quoted += "\\r";
-        else
-            quoted += c;
-    }
-    return quoted + '"';
+    return yaml_quoted(text);
 }
 
 std::vector<std::string_view> callback_results() {

@@ -5,27 +5,10 @@
 
 #include "sim/step_spec.hpp"
 #include "sim/values.hpp"
+#include "sim/yaml_text.hpp"
 
 namespace kexec_sim::sim {
 namespace {
-
-std::string yaml_text(std::string_view text) {
-    std::string out = "\"";
-    for (const char c : text) {
-        if (c == '"' || c == '\\') out += '\\';
-        if (c == '\n')
-            out += "\\n";
-        else if (c == '\t')
-            out += "\\t";
-        else if (c == '\r')
-            out += "\\r";
-        else if (static_cast<unsigned char>(c) < 0x20)
-            out += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
-        else
-            out += c;
-    }
-    return out + '"';
-}
 
 std::string list(const auto& items) {
     std::string text;
@@ -34,7 +17,7 @@ std::string list(const auto& items) {
 }
 
 std::string file_name(const std::filesystem::path& file) {
-    return yaml_text(std::filesystem::absolute(file).string());
+    return yaml_quoted(std::filesystem::absolute(file).string());
 }
 
 std::string machine_text(const MachineSpec& machine) {
@@ -80,7 +63,7 @@ std::string cost_text(const CostModel& cost) {
 std::string kernel_text(const KernelSpec& kernel) {
     const ProfileInfo& info = profile_info(kernel.profile);
     std::string text = fmt::format("  - {{profile: {}, release: {}, cmdline: {}", info.name,
-                                   yaml_text(kernel.release), yaml_text(kernel.cmdline));
+                                   yaml_quoted(kernel.release), yaml_quoted(kernel.cmdline));
     const KernelSpec usual;
     if (kernel.image_bytes != usual.image_bytes || kernel.initrd_bytes != usual.initrd_bytes)
         text += fmt::format(", image: {{kernel: {}, initrd: {}}}", size_text(kernel.image_bytes),
@@ -110,7 +93,7 @@ std::string action_text(const FaultAction& action) {
     case FaultKind::zero: return fmt::format("{{zero: {{offset: {:#x}, length: {}}}}}", action.offset, action.length);
     case FaultKind::truncate: return fmt::format("{{truncate: {}}}", action.length);
     case FaultKind::replace:
-        return fmt::format("{{replace: [{}, {}]}}", yaml_text(action.old_text), yaml_text(action.new_text));
+        return fmt::format("{{replace: [{}, {}]}}", yaml_quoted(action.old_text), yaml_quoted(action.new_text));
     case FaultKind::misdirect: return fmt::format("{{misdirect: {:#x}}}", action.address);
     default: return std::string(name);
     }
@@ -118,7 +101,7 @@ std::string action_text(const FaultAction& action) {
 
 std::string fault_line(const PlannedFault& fault) {
     std::string text = fmt::format("{{at: {}", fault_point_info(fault.point).name);
-    if (!fault.match.empty()) text += fmt::format(", match: {}", yaml_text(fault.match));
+    if (!fault.match.empty()) text += fmt::format(", match: {}", yaml_quoted(fault.match));
     if (fault.visit != 1) text += fault.visit ? fmt::format(", visit: {}", fault.visit) : ", visit: every";
     if (fault.generation) text += fmt::format(", in: {}", *fault.generation);
     return text + fmt::format(", do: {}}}", action_text(fault.action));
@@ -137,7 +120,7 @@ void write_steps(std::string& text, const std::vector<Step>& steps, const std::v
             const Step& step = steps[op.step];
             text += fmt::format("{}- {}{}\n", indent, step.text, step.text == step.name() ? ":" : "");
             if (step.expected != "ok") text += fmt::format("{}  expect: {}\n", indent, step.expected);
-            if (!step.note.empty()) text += fmt::format("{}  note: {}\n", indent, yaml_text(step.note));
+            if (!step.note.empty()) text += fmt::format("{}  note: {}\n", indent, yaml_quoted(step.note));
             break;
         }
         }
@@ -155,7 +138,7 @@ std::string expect_text(const ExpectSpec& expect) {
                             findings.may_any ? "any" : list(findings.may));
     const auto lines = [&](std::string_view key, const std::vector<std::string>& all) {
         std::vector<std::string> items;
-        for (const std::string& one : all) items.push_back(yaml_text(one));
+        for (const std::string& one : all) items.push_back(yaml_quoted(one));
         if (!all.empty()) text += fmt::format("  {}: {}\n", key, list(items));
     };
     lines("log", expect.log);
@@ -173,7 +156,7 @@ std::string scenario_text(const Scenario& scenario, const std::string& comment, 
         at = end + 1;
     }
     text += fmt::format("format: 1\nscenario: {}\n", scenario.name);
-    if (!scenario.summary.empty()) text += fmt::format("summary: {}\n", yaml_text(scenario.summary));
+    if (!scenario.summary.empty()) text += fmt::format("summary: {}\n", yaml_quoted(scenario.summary));
     if (scenario.seed != 1) text += fmt::format("seed: {}\n", scenario.seed);
     text += "\n" + machine_text(scenario.machine) + "\nkernels:\n";
     for (const KernelSpec& kernel : scenario.kernels) text += kernel_text(kernel);
@@ -200,8 +183,8 @@ std::string scenario_text(const Scenario& scenario, const std::string& comment, 
     }
     if (const auto& origin = scenario.reproduces) {
         text += "\nreproduces:\n";
-        text += fmt::format("  scenario: {}\n  seed: {}\n  plan:\n", yaml_text(origin->scenario), origin->seed);
-        for (const PlannedFault& fault : origin->plan) text += fmt::format("    - {}\n", yaml_text(fault.text()));
+        text += fmt::format("  scenario: {}\n  seed: {}\n  plan:\n", yaml_quoted(origin->scenario), origin->seed);
+        for (const PlannedFault& fault : origin->plan) text += fmt::format("    - {}\n", yaml_quoted(fault.text()));
         text += fmt::format("  trace_hash: \"{}\"\n", origin->trace_hash);
     }
     return text;

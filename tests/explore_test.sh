@@ -5,22 +5,14 @@ set -euo pipefail
 
 root=${KEXEC_SIM_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 program=${KEXEC_SIM:-$root/build/release/kexec-sim}
+modules=${KEXEC_SIM_MODULES:-$root/build/release/modules}
 cd "$root"
+# shellcheck source=tests/checks.sh
+. tests/checks.sh
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/kexec-sim-explore-XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-failures=0
 
-check() { # check WHAT CONDITION...
-    local what=$1
-    shift
-    if "$@"; then
-        echo "ok: $what"
-    else
-        echo "FAILED: $what" >&2
-        failures=$((failures + 1))
-    fi
-}
 status_of() { # status_of EXPECTED COMMAND...: its output is in $dir/out and $dir/err
     local expected=$1 status=0
     shift
@@ -74,6 +66,26 @@ check "a folder of another exploration is refused" status_of 2 "$program" explor
 sed 's/luo.finish:/luo.finish:\n    expect: EBUSY/' "$dir/small.yaml" >"$dir/fails.yaml"
 check "a scenario that fails by itself is exit 1 at once" status_of 1 "$program" explore "$dir/fails.yaml"
 
+# ---- workers that die ----
+# The module is ill where it is called back: under a failed prepare (tests/modules/ill.c).
+if [[ -e $modules/ill.so ]]; then
+    for isolation in inline process; do
+        check "a sanitizer's report is a violation ($isolation)" status_of 1 env ILL=report-exit "$program" explore \
+            --isolation "$isolation" --points luo.subsystem.prepare --actions fail --module "$modules/ill.so" \
+            --json "$dir/r.json" "$dir/small.yaml"
+        check "with what it says ($isolation)" json "[v['findings'][0]['message'] for v in d['violations']
+            if v['findings'][0]['invariant']=='sanitizer']==['AddressSanitizer: heap-use-after-free in ill_cancel ill.c:50']"
+        check "what is no report is passed on ($isolation)" grep -qx "ill: prepare" "$dir/err"
+        check "and the report is not ($isolation)" bash -c '! grep -q AddressSanitizer "$1"' - "$dir/err"
+    done
+    for how in report-exit report-abort crash; do
+        check "an error of the kernel's code is found ($how)" status_of 1 env ILL=$how "$program" explore \
+            --points luo.subsystem.prepare --actions fail --module "$modules/ill.so" --out "$dir/$how" "$dir/small.yaml"
+        check "and its reproduction replayed ($how)" status_of 0 env ILL=$how "$program" replay -q "$dir/$how"/001-*.yaml
+        check "which fails once it is repaired ($how)" status_of 1 "$program" replay -q "$dir/$how"/001-*.yaml
+    done
+fi
+
 # ---- bad usage ----
 for bad in "--depth 3" "--depth x" "--actions fial" "--points kho.presrve" "--shard 0/2" "--shard 3/2" "--shard 1" \
     "--jobs 0" "--budget 0" "--time x"; do
@@ -82,6 +94,10 @@ for bad in "--depth 3" "--depth x" "--actions fial" "--points kho.presrve" "--sh
     check "one line says what is wrong with $bad" test "$(wc -l <"$dir/err")" = 1
 done
 check "no such file" status_of 2 "$program" explore "$dir/none.yaml"
+check "no such module" status_of 2 "$program" explore --module "$dir/none.so" "$dir/small.yaml"
+check "one line says that there is no such module" test "$(wc -l <"$dir/err")" = 1
+check "a module in the current folder" status_of 0 env -C "$modules" "$program" explore --points luo.sysfs \
+    --module counter_subsystem.so "$root/docs/examples/counter_subsystem.yaml"
 
 # ---- replay ----
 reproduction=$(find "$dir/a" -name '002-*.yaml')
@@ -128,10 +144,8 @@ fi
 # A long exploration gets SIGINT: 130, children are gone, what is known is kept.
 "$program" explore --jobs 2 --depth 2 --out "$dir/i" "$dir/small.yaml" >"$dir/out" 2>"$dir/err" &
 pid=$!
-for ((i = 0; i < 100; ++i)); do
-    [[ -e $dir/i/runs.jsonl && $(wc -l <"$dir/i/runs.jsonl") -gt 50 ]] && break
-    sleep 0.1
-done
+outcomes_known() { [[ -e $dir/i/runs.jsonl && $(wc -l <"$dir/i/runs.jsonl") -gt 50 ]]; }
+wait_until outcomes_known || true
 kill -INT "$pid"
 status=0
 wait "$pid" || status=$?
@@ -140,5 +154,4 @@ check "what was found is kept" test "$(wc -l <"$dir/i/runs.jsonl")" -gt 50
 check "and told" grep -q "not complete" "$dir/out"
 check "no child is left" test -z "$(pgrep -P "$pid" || true)"
 
-((failures == 0)) || exit 1
-echo "all is well"
+verdict

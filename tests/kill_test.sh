@@ -11,11 +11,12 @@ set -euo pipefail
 root=${KEXEC_SIM_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 program=${KEXEC_SIM:-$root/build/release/kexec-sim}
 cd "$root"
+# shellcheck source=tests/checks.sh
+. tests/checks.sh
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/kexec-sim-kill-XXXXXX")
 started=()
 mounted=
-failures=0
 
 cleanup() {
     for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
@@ -23,27 +24,6 @@ cleanup() {
     rm -rf "$dir"
 }
 trap cleanup EXIT
-
-check() { # check WHAT CONDITION...
-    local what=$1
-    shift
-    if "$@"; then
-        echo "ok: $what"
-    else
-        echo "FAILED: $what" >&2
-        failures=$((failures + 1))
-    fi
-}
-
-# wait_until COMMAND...: false after about twenty seconds.
-wait_until() {
-    local i
-    for ((i = 0; i < 400; i++)); do
-        if "$@"; then return 0; fi
-        sleep 0.05
-    done
-    return 1
-}
 
 gone() { [[ ! -e /proc/$1 ]] || grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null; }
 shared_memory() { find /dev/shm -mindepth 1 -maxdepth 1 2>/dev/null | sort; }
@@ -228,7 +208,4 @@ for round in 1 2 3; do
     check "and no kernel is left ($round)" bash -c "! pgrep -f '$dir/[b]usy.yaml' >/dev/null"
 done
 
-if ((failures)); then
-    echo "$failures checks failed" >&2
-    exit 1
-fi
+verdict

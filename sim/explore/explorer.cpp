@@ -7,6 +7,7 @@
 #include <random>
 
 #include "machine/result.hpp"
+#include "sim/event_line.hpp"
 #include "sim/explore/forking_run.hpp"
 #include "sim/explore/journal.hpp"
 #include "sim/result_json.hpp"
@@ -53,16 +54,24 @@ public:
         pool.run([this] { return next_job(); },
                  [this](const PlanJob& job, PlanOutcome&& outcome) { ended(job, std::move(outcome)); },
                  [this] { return stop(); });
-        for (const auto& [job, text] : differing_) note_difference(job, text);
+        for (const Differing& one : differing_) note_difference(one);
         report_.settle();
         report_.interrupted = interrupted_ && interrupted_();
-        report_.complete = !cut_short_ && !report_.interrupted && waiting_.empty();
+        report_.complete =
+            !cut_short_ && !report_.interrupted && report_.runs + report_.resumed == report_.plans_known;
         report_.seconds = elapsed();
         journal_.close(report_);
         return std::move(report_);
     }
 
 private:
+    /// A plan that did not give the same twice.
+    struct Differing {
+        FaultPlan plan;
+        PlanOutcome second;
+        std::string first_hash;
+    };
+
     double elapsed() const { return std::chrono::duration<double>(Clock::now() - began_).count(); }
 
     void run_baseline() {
@@ -145,10 +154,8 @@ private:
     void ended(const PlanJob& job, PlanOutcome&& outcome) {
         if (const auto first = hashes_.find(job.id); first != hashes_.end()) {
             ++report_.verified;
-            if (first->second != outcome.trace_hash) {
-                differing_.emplace_back(job, fmt::format("the same plan gave trace {} first, then {}", first->second,
-                                                         outcome.trace_hash));
-            }
+            if (first->second != outcome.trace_hash)
+                differing_.push_back({job.faults, std::move(outcome), first->second});
             hashes_.erase(first);
             return;
         }
@@ -163,32 +170,38 @@ private:
         if (on_progress_) on_progress_({report_, waiting_.size(), static_cast<double>(report_.runs) / elapsed()});
     }
 
-    /// A plan that did not give the same twice: runs it again, both ways, for the first event that differs.
-    void note_difference(const PlanJob& job, const std::string& text) {
+    /// Runs it again, both ways, for the first event that differs.
+    void note_difference(const Differing& differing) {
         Server server([&](const nlohmann::json& question) {
-            PlanJob again{.faults = job.faults, .record_events = true};
+            PlanJob again{.faults = differing.plan, .record_events = true};
             const bool forking = question.at("forking").get<bool>() && can_fork(again);
             const PlanOutcome outcome = forking ? run_forking(scenario_, pool_options_, {again}).front()
                                                 : run_plan(scenario_, pool_options_, again);
             return outcome.json();
         });
         const auto run_as = [&](bool forking) {
-            const auto json = server.ask_and_wait({{"forking", forking}}, pool_options_.max_host_seconds);
-            return json ? PlanOutcome::from_json(*json) : PlanOutcome{};
+            const auto answer = server.ask_and_wait({{"forking", forking}}, pool_options_.max_host_seconds);
+            return answer ? PlanOutcome::from_json(answer->json) : PlanOutcome{};
         };
         const PlanOutcome one = run_as(pool_options_.plans_per_run > 1), other = run_as(false);
         std::string where = "; run again, both ways are alike";
-        for (std::size_t i = 0; i < std::max(one.event_lines.size(), other.event_lines.size()); ++i) {
-            const auto line = [&](const PlanOutcome& of) {
-                return i < of.event_lines.size() ? of.event_lines[i] : std::string("nothing more");
-            };
-            if (line(one) == line(other)) continue;
-            where = fmt::format("; event {} is the first that differs: {}; and: {}", i + 1, line(one), line(other));
-            break;
-        }
-        PlanOutcome differs;
-        differs.violations = {{"determinism", "stuck", "run", {}, text + where, 0}};
-        report_.note_violations(job.faults, differs);
+        if (const auto first = first_difference(one.event_lines, other.event_lines))
+            where = fmt::format("; event {} is the first that differs: {}; and: {}", first->number,
+                                first->one.value_or("nothing more"), first->other.value_or("nothing more"));
+        const Violation violation{"determinism",
+                                  "stuck",
+                                  "run",
+                                  {},
+                                  fmt::format("the same plan gave trace {} first, then {}{}", differing.first_hash,
+                                              differing.second.trace_hash, where),
+                                  0};
+        PlanOutcome outcome = differing.second;
+        outcome.violations = {violation};
+        report_.note_violations(differing.plan, outcome);
+        // Who reads the journal hears of it too.
+        outcome.violations = differing.second.violations;
+        outcome.violations.push_back(violation);
+        journal_.add(differing.plan, outcome);
     }
 
     void count(const PlanJob& job, const PlanOutcome& outcome) {
@@ -233,7 +246,7 @@ private:
     ExploreReport report_;
     std::deque<PlanJob> waiting_, verify_;
     std::map<u64, std::string> hashes_;  // of plans that run a second time
-    std::vector<std::pair<PlanJob, std::string>> differing_;
+    std::vector<Differing> differing_;
     Journal journal_;
     u64 next_id_ = 0, shared_plans_ = 0, started_ = 0;
     bool cut_short_ = false;

@@ -15,6 +15,8 @@
 
 #include "machine/result.hpp"
 #include "sim/event_line.hpp"
+#include "sim/workers/error_capture.hpp"
+#include "sim/workers/sanitizer_report.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -39,7 +41,8 @@ public:
           options_(options),
           jobs_(jobs),
           run_(run_options(options, FaultPlan(jobs.front().faults.begin(), jobs.front().faults.end() - 1))),
-          outcomes_(jobs.size()) {
+          outcomes_(jobs.size()),
+          begun_(jobs.size()) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const PlannedFault& last = jobs[i].faults.back();
             due_[last.point][last.match][last.visit].push_back(i);
@@ -56,6 +59,7 @@ public:
 
     std::vector<PlanOutcome> carry_out() {
         const auto run = [&] {
+            if (options_.on_plan) options_.on_plan(run_.faults);
             try {
                 return outcome_of(scenario_, run_scenario(scenario_, run_));
             } catch (const UserError& error) {
@@ -68,6 +72,9 @@ public:
         end.event_lines = std::move(lines_);
         if (!wants_visits_) end.visits.clear();
         if (out_ >= 0) answer(end);
+        // Where the host or the simulator ended the run, that is what came of the plans that it had not come to.
+        for (std::size_t i = 0; i < jobs_.size(); ++i)
+            if (!begun_[i] && !end.error.empty()) outcomes_[i] = end;
         return std::move(outcomes_);
     }
 
@@ -106,21 +113,24 @@ private:
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             if (getppid() != parent) _exit(0);
             close(pipe_ends[0]);
+            errors_.begin();
             out_ = pipe_ends[1];
             const PlanJob& job = jobs_[index];
             injector_->hook = nullptr;
             injector_->record_visits = wants_visits_ = job.record_visits;
             injector_->plan_now(job.faults.back());
             run_.faults = job.faults;
+            if (options_.on_plan) options_.on_plan(job.faults);
             return true;
         }
         close(pipe_ends[1]);
-        outcomes_[index] = wait_for(child, pipe_ends[0]);
+        begun_[index] = true;
+        outcomes_[index] = outcome_of_child(child, pipe_ends[0]);
         close(pipe_ends[0]);
         return false;
     }
 
-    PlanOutcome wait_for(pid_t child, int from) const {
+    PlanOutcome outcome_of_child(pid_t child, int from) {
         const auto end = Clock::now() + std::chrono::duration<double>(options_.max_host_seconds);
         std::string text;
         bool late = false;
@@ -138,14 +148,15 @@ private:
         if (late) kill(child, SIGKILL);
         int status = 0;
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-        if (late) return outcome_of_failure("hang", fmt::format("no end after {} s", options_.max_host_seconds));
+        HeardErrors heard = split_sanitizer_report(errors_.take());
+        errors_.pass_on(heard.rest);
+        if (late) return outcome_of_loss(loss_of_late(options_.max_host_seconds, std::move(heard.report)));
         const Json json = Json::parse(text, nullptr, false);
-        if (!json.is_discarded() && json.is_object()) return PlanOutcome::from_json(json);
-        return outcome_of_failure("crash",
-                                  WIFSIGNALED(status)
-                                      ? fmt::format("the simulator was killed by signal {} ({})", WTERMSIG(status),
-                                                    strsignal(WTERMSIG(status)))
-                                      : fmt::format("the simulator ended by itself, status {}", WEXITSTATUS(status)));
+        if (json.is_discarded() || !json.is_object())
+            return outcome_of_loss(loss_of_ended(status, std::move(heard.report)));
+        PlanOutcome outcome = PlanOutcome::from_json(json);
+        outcome.note_report(heard.report);
+        return outcome;
     }
 
     [[noreturn]] void answer(const PlanOutcome& outcome) const {
@@ -164,13 +175,15 @@ private:
     const std::vector<PlanJob>& jobs_;
     RunOptions run_;
     std::vector<PlanOutcome> outcomes_;
+    std::vector<bool> begun_;  // whose visits came
     FaultInjector* injector_ = nullptr;
     std::vector<std::string> lines_;
     bool wants_visits_ = false;
     std::map<FaultPoint, Due> due_;
     std::map<FaultPoint, u64> by_point_;
     std::map<std::pair<FaultPoint, std::string>, u64> by_name_;
-    int out_ = -1;  // in a child: where its outcome goes
+    ErrorCapture errors_;  // of one child after another
+    int out_ = -1;         // in a child: where its outcome goes
 };
 
 }  // namespace

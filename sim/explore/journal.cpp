@@ -96,6 +96,7 @@ ReadJournal read_journal(const std::string& dir) {
     std::ifstream file(name);
     if (!file) throw UserError(fmt::format("kexec-sim: error: there is no journal of an exploration in {}", dir));
     ReadJournal journal;
+    std::map<std::string, std::size_t> places;
     std::string line;
     for (u64 number = 1; std::getline(file, line); ++number) {
         const Json json = Json::parse(line, nullptr, false);
@@ -107,8 +108,15 @@ ReadJournal read_journal(const std::string& dir) {
             else if (json.contains("end"))
                 journal.end = JournalEnd{json.at("complete"), json.at("thinned"), json.at("plans"),
                                          json.at("verified"), json.at("seconds")};
-            else
-                journal.outcomes.emplace_back(plan_of(json), PlanOutcome::from_json(json));
+            else {
+                FaultPlan plan = plan_of(json);
+                PlanOutcome outcome = PlanOutcome::from_json(json);
+                const auto [at, fresh] = places.emplace(plan_text(plan), journal.outcomes.size());
+                if (fresh)
+                    journal.outcomes.emplace_back(std::move(plan), std::move(outcome));
+                else
+                    journal.outcomes[at->second].second = std::move(outcome);
+            }
         } catch (const std::exception& error) {
             throw UserError(
                 fmt::format("{}:{}: error: not a line of such a journal: {}", name, number, error.what()));
@@ -130,12 +138,8 @@ void Journal::open(const std::string& dir, const JournalHead& head) {
         // A new file first: what is known is not lost if this process is killed now.
         std::ofstream fresh(name_ + ".new", std::ios::trunc);
         fresh << line_of(head.json());
-        for (const auto& [plan, outcome] : old.outcomes) {
-            Json json = known_.at(plan_text(plan)).json();
-            json["plan"] = Json::array();
-            for (const PlannedFault& fault : plan) json["plan"].push_back(fault.text());
-            fresh << line_of(json);
-        }
+        for (const auto& [plan, outcome] : old.outcomes)
+            fresh << line_of(outcome_json(plan, known_.at(plan_text(plan))));
         fresh.close();
         std::filesystem::rename(name_ + ".new", name_, none);
         if (!fresh || none) throw UserError(fmt::format("kexec-sim: error: cannot write {}", name_));

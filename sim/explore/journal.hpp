@@ -5,7 +5,8 @@
 //   …
 //   {"end":true,"complete":true,"plans":123,"seconds":1.5}                   once all that was asked for is done
 //
-// The same exploration, started again with the same DIR, takes what is there for known; a line that was being written when
+// Of a plan that is there twice the last line counts: the first did not know yet that another run of it gave something
+// else. The same exploration, started again with the same DIR, takes what is there for known; a line that was being written when
 // the explorer was killed is dropped. Shards are joined by reading their journals.
 #pragma once
 
@@ -40,8 +41,8 @@ struct JournalEnd {
 
 struct ReadJournal {
     JournalHead head;
-    std::vector<std::pair<FaultPlan, PlanOutcome>> outcomes;
-    std::optional<JournalEnd> end;  // nullopt: it is not finished
+    std::vector<std::pair<FaultPlan, PlanOutcome>> outcomes;  // each plan once
+    std::optional<JournalEnd> end;                            // nullopt: it is not finished
 };
 /// UserError: there is none in `dir`, or it is not one.
 ReadJournal read_journal(const std::string& dir);

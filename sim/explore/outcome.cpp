@@ -4,6 +4,7 @@
 #include <set>
 
 #include "sim/judge.hpp"
+#include "sim/workers/sanitizer_report.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -14,6 +15,9 @@ Violation violation_of(const Finding& finding) {
             finding.resource,       std::string(check_name(finding.check)),
             finding.message,        finding.generation};
 }
+
+/// Of a report, what a line of the journal holds.
+constexpr std::size_t report_bytes_max = 16 * KiB;
 
 }  // namespace
 
@@ -67,6 +71,23 @@ PlanOutcome outcome_of(const Scenario& scenario, const RunResult& result) {
                                       fmt::format("{} ns of virtual time were not enough", result.virtual_ns),
                                       last});
     outcome.visits = result.visits;
+    return outcome;
+}
+
+void PlanOutcome::note_report(const std::string& report) {
+    if (report.empty()) return;
+    const SanitizerReport read = read_sanitizer_report(report);
+    // Where it aborts, it does so in the kernel's code or inside the machine.
+    std::erase_if(violations, [](const Violation& one) { return one.id == "crash" || one.id == "simulator"; });
+    violations.insert(violations.begin(), {"sanitizer", "corruption", read.where(), {}, read.message(), 0});
+    error = report.substr(0, report_bytes_max);
+}
+
+PlanOutcome outcome_of_loss(const Loss& loss) {
+    PlanOutcome outcome = outcome_of_failure(loss.id(), loss.message());
+    if (loss.report.empty()) return outcome;
+    outcome.violations.clear();
+    outcome.note_report(loss.report);
     return outcome;
 }
 

@@ -1,25 +1,23 @@
 #include "sim/explore/pool.hpp"
 
-#include <chrono>
-#include <deque>
 #include <fmt/format.h>
-#include <poll.h>
+#include <utility>
 
 #include "machine/result.hpp"
 #include "sim/event_line.hpp"
 #include "sim/explore/forking_run.hpp"
-#include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-/// Plans that a worker has at a time: one under way, the others waiting, so that it need not wait for an answer.
-constexpr std::size_t depth_max = 4;
+/// Batches that a worker has at a time.
+constexpr std::size_t depth_alone = 4, depth_shared = 2;
+/// A shared run waits for each of its plans by itself: how many of them may hang before it is given up.
+constexpr double hangs_shared_max = 4;
 
-Json question(const std::vector<PlanJob>& jobs) {
+Json plans_json(const std::vector<PlanJob>& jobs) {
     Json plans = Json::array();
     for (const PlanJob& job : jobs) {
         Json faults = Json::array();
@@ -41,6 +39,21 @@ std::vector<PlanJob> jobs_of(const Json& plans) {
     return jobs;
 }
 
+/// In a worker: plans in, outcomes out.
+Json carry_out(const Scenario& scenario, const PoolOptions& options, const Json& plans) {
+    const std::vector<PlanJob> jobs = jobs_of(plans);
+    std::vector<PlanOutcome> outcomes;
+    if (jobs.size() > 1)
+        outcomes = run_forking(scenario, options, jobs);
+    else
+        outcomes.push_back(run_plan(scenario, options, jobs.front()));
+    Json answers = Json::array();
+    for (const PlanOutcome& outcome : outcomes) answers.push_back(outcome.json());
+    return answers;
+}
+
+bool can_share(const PlanJob& job) { return !job.fresh && can_fork(job); }
+
 /// They part at their last faults.
 bool same_base(const PlanJob& one, const PlanJob& other) {
     if (one.faults.size() != other.faults.size()) return false;
@@ -52,6 +65,7 @@ bool same_base(const PlanJob& one, const PlanJob& other) {
 }  // namespace
 
 PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const PlanJob& job) {
+    if (options.on_plan) options.on_plan(job.faults);
     RunOptions run;
     run.isolation = options.isolation;
     run.faults = job.faults;
@@ -75,52 +89,22 @@ PlanOutcome run_plan(const Scenario& scenario, const PoolOptions& options, const
     }
 }
 
-struct Pool::Worker {
-    using Batch = std::vector<PlanJob>;
-    explicit Worker(Server::Handler handler) : server(std::move(handler)) {}
-    Server server;
-    std::deque<Batch> batches;  // the first is under way
-    Clock::time_point since;
-    void give(Batch batch) {
-        if (batches.empty()) since = Clock::now();
-        server.ask(question(batch));
-        batches.push_back(std::move(batch));
+Pool::Pool(const Scenario& scenario, const PoolOptions& options)
+    : options_(options),
+      workers_(options.jobs, options.plans_per_run > 1 ? depth_shared : depth_alone,
+               [&scenario, &options](const Json& plans) { return carry_out(scenario, options, plans); }) {}
+
+/// A plan, and those after it that can share its run; empty: there is none.
+Pool::Batch Pool::next_batch(const std::function<std::optional<PlanJob>()>& next) {
+    if (!again_.empty()) {
+        Batch alone{std::move(again_.front())};
+        again_.pop_front();
+        return alone;
     }
-    Batch take_first() {
-        Batch batch = std::move(batches.front());
-        batches.pop_front();
-        since = Clock::now();
-        return batch;
-    }
-};
-
-Pool::Pool(const Scenario& scenario, const PoolOptions& options) : scenario_(scenario), options_(options) {
-    const auto handler = [this](const Json& plans) {
-        const std::vector<PlanJob> jobs = jobs_of(plans);
-        std::vector<PlanOutcome> outcomes;
-        if (jobs.size() > 1)
-            outcomes = run_forking(scenario_, options_, jobs);
-        else
-            outcomes.push_back(run_plan(scenario_, options_, jobs.front()));
-        Json answers = Json::array();
-        for (const PlanOutcome& outcome : outcomes) answers.push_back(outcome.json());
-        return answers;
-    };
-    for (unsigned i = 0; i < options.jobs; ++i) workers_.push_back(std::make_unique<Worker>(handler));
-}
-
-Pool::~Pool() = default;
-
-/// The next plan, and those after it that can share its run.
-void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>& next) {
-    const auto take = [&] {
-        auto job = held_ ? std::exchange(held_, std::nullopt) : next();
-        return job;
-    };
+    const auto take = [&] { return held_ ? std::exchange(held_, std::nullopt) : next(); };
     auto first = take();
-    if (!first) return;
-    Worker::Batch batch{std::move(*first)};
-    const auto can_share = [](const PlanJob& job) { return !job.fresh && can_fork(job); };
+    if (!first) return {};
+    Batch batch{std::move(*first)};
     while (batch.size() < options_.plans_per_run && can_share(batch.front())) {
         auto job = take();
         if (!job) break;
@@ -130,62 +114,48 @@ void Pool::refill(Worker& worker, const std::function<std::optional<PlanJob>()>&
         }
         batch.push_back(std::move(*job));
     }
-    worker.give(std::move(batch));
+    return batch;
 }
 
-/// The worker is gone, or is put an end to: that is what came of the plan that it had (of a shared run nobody knows which it
-/// was: its plans run again, each by itself). What it had not begun goes to its successor.
-void Pool::lose(Worker& worker, std::string_view id, const std::string& message,
-                const std::function<void(const PlanJob&, PlanOutcome&&)>& done) {
-    const std::string how = worker.server.stop();
-    if (worker.batches.empty()) return;
-    const Worker::Batch lost = worker.take_first();
-    for (const Worker::Batch& batch : worker.batches) worker.server.ask(question(batch));
-    if (lost.size() == 1) {
-        done(lost.front(), outcome_of_failure(id, how.empty() ? message : "the simulator was " + how));
-        return;
-    }
-    for (PlanJob job : lost) {
-        job.fresh = true;
-        worker.give({std::move(job)});
-    }
+Workers::Question Pool::question_of(Batch batch) {
+    const double patience = options_.max_host_seconds * (batch.size() > 1 ? hangs_shared_max : 1) + 1;
+    Workers::Question question{next_id_++, plans_json(batch), patience};
+    asked_.emplace(question.id, std::move(batch));
+    return question;
 }
+
+Pool::Batch Pool::ended(u64 id) { return std::move(asked_.extract(id).mapped()); }
 
 void Pool::run(const std::function<std::optional<PlanJob>()>& next,
                const std::function<void(const PlanJob&, PlanOutcome&&)>& done, const std::function<bool()>& stop) {
-    const std::size_t depth_wanted = options_.plans_per_run > 1 ? 2 : depth_max;
-    while (!stop()) {
-        for (std::size_t depth = 0; depth < depth_wanted; ++depth)
-            for (const auto& worker : workers_)
-                if (worker->batches.size() == depth) refill(*worker, next);
-        std::vector<pollfd> waiting;
-        std::vector<Worker*> who;
-        for (const auto& worker : workers_) {
-            if (worker->batches.empty()) continue;
-            waiting.push_back({worker->server.answers(), POLLIN, 0});
-            who.push_back(worker.get());
+    Workers::Callbacks callbacks;
+    callbacks.next = [&]() -> std::optional<Workers::Question> {
+        Batch batch = next_batch(next);
+        if (batch.empty()) return std::nullopt;
+        return question_of(std::move(batch));
+    };
+    callbacks.answered = [&](u64 id, const Answer& answer) {
+        const Batch batch = ended(id);
+        for (std::size_t i = 0; i < batch.size(); ++i) {
+            PlanOutcome outcome = PlanOutcome::from_json(answer.json.at(i));
+            // In a shared run each plan has brought its own.
+            if (batch.size() == 1) outcome.note_report(answer.report);
+            done(batch[i], std::move(outcome));
         }
-        if (who.empty()) return;
-        poll(waiting.data(), waiting.size(), 200);
-        for (std::size_t i = 0; i < who.size(); ++i) {
-            Worker& worker = *who[i];
-            const double waited = std::chrono::duration<double>(Clock::now() - worker.since).count();
-            // A shared run waits for each of its plans as long as that.
-            const double patience =
-                options_.max_host_seconds * static_cast<double>(worker.batches.front().size() > 1 ? 4 : 1) + 1;
-            if (waiting[i].revents) {
-                const bool open = worker.server.take();
-                while (const auto answers = worker.server.answer()) {
-                    const Worker::Batch batch = worker.take_first();
-                    for (std::size_t k = 0; k < batch.size(); ++k)
-                        done(batch[k], PlanOutcome::from_json(answers->at(k)));
-                }
-                if (!open) lose(worker, "crash", "the simulator ended by itself", done);
-            } else if (waited > patience) {
-                lose(worker, "hang", fmt::format("no end after {} s", options_.max_host_seconds), done);
+    };
+    callbacks.lost = [&](u64 id, const Loss& loss) {
+        Batch batch = ended(id);
+        if (batch.size() > 1) {
+            for (PlanJob& job : batch) {
+                job.fresh = true;
+                again_.push_back(std::move(job));
             }
+        } else {
+            done(batch.front(), outcome_of_loss(loss));
         }
-    }
+    };
+    callbacks.stop = stop;
+    workers_.run(callbacks);
 }
 
 }  // namespace kexec_sim::sim

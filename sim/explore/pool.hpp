@@ -2,19 +2,22 @@
 //
 //   Pool ──plans──► worker: fresh inline runs, or forking ones ──outcomes──► Pool ──► done(plan, outcome)
 //
-// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where the
-// way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a
-// run must not do to the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it
-// had, one that says nothing for too long is killed and gives `hang`; another takes its place. Workers die with the
-// explorer.
+// A worker runs one plan after another, each in a machine of its own, so nothing is left from one to the next; where
+// the way to a fault is long, it is gone once for many plans (sim/explore/forking_run.hpp). What a run must not do to
+// the explorer it does to the worker: one that dies gives `crash` as the outcome of the plan that it had, or `sanitizer` if
+// it left such a report; one that says nothing for too long is killed and gives `hang`. Another takes its place
+// (sim/workers/workers.hpp). Of many plans nobody knows which it was: each of them runs again, by itself. Workers die
+// with the explorer.
 #pragma once
 
+#include <deque>
 #include <functional>
-#include <memory>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "sim/explore/outcome.hpp"
+#include "sim/workers/workers.hpp"
 
 namespace kexec_sim::sim {
 
@@ -33,14 +36,15 @@ struct PoolOptions {
     double max_host_seconds = 60;
     std::size_t plans_per_run = 1;  // that share the way to their faults (forking_run.hpp); 1: each runs afresh
     Baseline baseline;
+    /// In the process that carries out a plan, before it does (in a shared run, where that plan goes its own way, and at
+    /// the beginning with what the plans share): for tests, which let some of them die.
+    std::function<void(const FaultPlan&)> on_plan;
 };
 
 class Pool {
 public:
+    /// Both outlive it.
     Pool(const Scenario& scenario, const PoolOptions& options);
-    ~Pool();
-    Pool(const Pool&) = delete;
-    Pool& operator=(const Pool&) = delete;
 
     /// Runs what `next` gives until it gives nothing, and every outcome is in. `next` is asked when a worker is free;
     /// `done` hears in the order in which runs end. `stop`: no more plans, and those under way are given up.
@@ -48,15 +52,17 @@ public:
              const std::function<void(const PlanJob&, PlanOutcome&&)>& done, const std::function<bool()>& stop);
 
 private:
-    struct Worker;
-    void refill(Worker& worker, const std::function<std::optional<PlanJob>()>& next);
-    void lose(Worker& worker, std::string_view id, const std::string& message,
-              const std::function<void(const PlanJob&, PlanOutcome&&)>& done);
+    using Batch = std::vector<PlanJob>;
+    Batch next_batch(const std::function<std::optional<PlanJob>()>& next);
+    Workers::Question question_of(Batch batch);
+    Batch ended(u64 id);
 
-    const Scenario& scenario_;
     const PoolOptions& options_;
-    std::vector<std::unique_ptr<Worker>> workers_;
+    Workers workers_;
+    std::map<u64, Batch> asked_;
+    u64 next_id_ = 0;
     std::optional<PlanJob> held_;  // came from `next`, and does not fit into the batch before it
+    std::deque<PlanJob> again_;    // of batches that were lost
 };
 
 /// One plan, in this process.

@@ -44,28 +44,13 @@ std::string counted(std::span<const ViolationGroup> groups) {
 
 }  // namespace
 
-void ProgressLine::say(const std::string& text) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!wanted_ || now - last_ < std::chrono::milliseconds(200)) return;
-    last_ = now;
-    out_.write("\r\x1b[K" + shortened(text, terminal_columns - 1));
-    out_.flush();
-    shown_ = true;
-}
-
-void ProgressLine::show(const ExploreProgress& progress) {
+std::string progress_text(const ExploreProgress& at) {
     u64 covered = 0;
-    for (const auto& [name, point] : progress.report.points) covered += point.runs != 0;
-    const double left =
-        progress.runs_per_second > 0 ? static_cast<double>(progress.plans_left) / progress.runs_per_second : 0;
-    say(fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", progress.report.runs,
-                    progress.runs_per_second, covered, progress.report.points.size(), progress.report.groups.size(),
-                    progress.plans_left, left));
-}
-
-void ProgressLine::clear() {
-    if (shown_) out_.write("\r\x1b[K");
-    shown_ = false;
+    for (const auto& [name, point] : at.report.points) covered += point.runs != 0;
+    const double left = at.runs_per_second > 0 ? static_cast<double>(at.plans_left) / at.runs_per_second : 0;
+    return fmt::format("{} runs, {:.0f}/s · points {}/{} · {} found · {} left, {:.0f} s", at.report.runs,
+                       at.runs_per_second, covered, at.report.points.size(), at.report.groups.size(), at.plans_left,
+                       left);
 }
 
 std::string explore_text(const ExploreReport& report, const ReportContext& context) {
@@ -112,9 +97,11 @@ std::string explore_text(const ExploreReport& report, const ReportContext& conte
     const std::string complete = !report.complete ? "not complete"
                                  : report.thinned ? "complete, but for repeated visits of a call site beyond the 64th"
                                                   : "complete";
-    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice, alike", report.plans_known, context.depth,
+    const bool alike = std::ranges::none_of(
+        report.groups, [](const ViolationGroup& group) { return group.violation.id == "determinism"; });
+    line(fmt::format("{} plans of depth {}: {}{}; {} of them run twice{}", report.plans_known, context.depth,
                      complete, report.resumed ? fmt::format(" ({} known from before)", report.resumed) : "",
-                     report.verified));
+                     report.verified, alike ? ", alike" : ""));
     if (!context.missing.empty()) line(styled("shards that are missing: " + context.missing, Style::bad, color));
     line(report.groups.empty() ? styled("no violation", Style::good, color)
                                : styled(fmt::format("{} cause{} of violations", report.groups.size(),

@@ -1,27 +1,11 @@
 // What an exploration tells: a line of progress, the summary, JSON (kexec-sim/explore-1), CSV by point.
 #pragma once
 
-#include <chrono>
 #include <string>
 
 #include "sim/explore/explorer.hpp"
-#include "sim/output.hpp"
 
 namespace kexec_sim::sim {
-
-/// On a terminal one line that is written over; elsewhere nothing.
-class ProgressLine {
-public:
-    ProgressLine(Output& out, bool wanted) : out_(out), wanted_(wanted && out.is_terminal()) {}
-    void show(const ExploreProgress& progress);
-    void say(const std::string& text);
-    void clear();
-
-private:
-    Output& out_;
-    bool wanted_, shown_ = false;
-    std::chrono::steady_clock::time_point last_{};
-};
 
 struct ReportContext {
     std::string scenario, file, program;
@@ -31,6 +15,8 @@ struct ReportContext {
     std::string missing = {};  // merge: shards that are not there
 };
 
+/// How far it is, in a line.
+std::string progress_text(const ExploreProgress& at);
 std::string explore_text(const ExploreReport& report, const ReportContext& context);
 std::string explore_json(const ExploreReport& report, const ReportContext& context);
 std::string explore_csv(const ExploreReport& report);

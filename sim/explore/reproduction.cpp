@@ -10,6 +10,7 @@
 #include "sim/scenario_text.hpp"
 #include "sim/terminal_text.hpp"
 #include "sim/version.hpp"
+#include "sim/workers/sanitizer_report.hpp"
 #include "sim/workers/server.hpp"
 
 namespace kexec_sim::sim {
@@ -23,30 +24,34 @@ constexpr double run_seconds_max = 30;
 /// What came of a plain scenario.
 struct Trial {
     RunResult result;
-    std::string ended;  // empty, or how it did not come to an end: crash, hang, host, simulator
+    bool ended = true;   // false: it crashed, hung or was refused, and has no result
+    std::string report;  // of a sanitizer
 };
 
 /// Runs plain scenarios in a child process.
 class Sandbox {
 public:
-    explicit Sandbox(const ShrinkOptions& options)
+    Sandbox(const ShrinkOptions& options, Isolation isolation)
         : options_(options),
+          isolation_(isolation),
           server_([this](const Json& question) { return answer(question); }) {}
 
     /// nullopt: the text makes no scenario.
     std::optional<Trial> run(const PlainScenario& plain, bool visits = false) {
-        const auto json = server_.ask_and_wait(
+        const auto answer = server_.ask_and_wait(
             {{"text", plain.text()}, {"path", plain.base.path.string()}, {"visits", visits}}, run_seconds_max);
-        if (!json) return Trial{{}, server_.stop().empty() ? "hang" : "crash"};
-        if (json->contains("malformed")) return std::nullopt;
         Trial trial;
-        trial.ended = json->at("ended");
+        trial.ended = answer && answer->json.value("ended", true);
+        if (!trial.ended) return trial;
+        const Json& json = answer->json;
+        if (json.contains("malformed")) return std::nullopt;
+        trial.report = answer->report;
         RunResult& result = trial.result;
-        result.executed = json->at("executed").get<std::vector<std::string>>();
-        result.executed_index = json->at("index").get<std::vector<u32>>();
-        result.trace_hash = json->at("trace_hash");
-        result.died_by_signal = json->at("died_by_signal");
-        for (const auto& one : json->at("findings"))
+        result.executed = json.at("executed").get<std::vector<std::string>>();
+        result.executed_index = json.at("index").get<std::vector<u32>>();
+        result.trace_hash = json.at("trace_hash");
+        result.died_by_signal = json.at("died_by_signal");
+        for (const auto& one : json.at("findings"))
             result.findings.push_back({static_cast<InvariantId>(one.at(0).get<int>()),
                                        one.at(1),
                                        one.at(2),
@@ -56,8 +61,8 @@ public:
                                        0,
                                        one.at(4),
                                        static_cast<CheckId>(one.at(5).get<int>())});
-        for (const auto& fired : json->at("fired")) result.faults.push_back({{}, 0, fired, false});
-        for (const auto& run : json->at("log"))
+        for (const auto& fired : json.at("fired")) result.faults.push_back({{}, 0, fired, false});
+        for (const auto& run : json.at("log"))
             result.visits.push_back(
                 {static_cast<FaultPoint>(run.at(0).get<int>()), run.at(1), run.at(2), run.at(3), false});
         return trial;
@@ -72,18 +77,13 @@ private:
             return {{"malformed", true}};
         }
         RunOptions run;
-        run.isolation = Isolation::inline_;
+        run.isolation = isolation_;
         run.modules = options_.modules;
         run.to_the_end = run.silent = true;
         run.record_visits = question.at("visits");
-        Json json{{"ended", ""},
-                  {"executed", Json::array()},
-                  {"index", Json::array()},
-                  {"trace_hash", ""},
-                  {"died_by_signal", false},
-                  {"findings", Json::array()},
-                  {"fired", Json::array()},
-                  {"log", Json::array()}};
+        Json json{{"ended", true},          {"executed", Json::array()}, {"index", Json::array()},
+                  {"trace_hash", ""},       {"died_by_signal", false},   {"findings", Json::array()},
+                  {"fired", Json::array()}, {"log", Json::array()}};
         try {
             const RunResult result = run_scenario(scenario, run);
             json["executed"] = result.executed;
@@ -96,17 +96,22 @@ private:
             for (const auto& fault : result.faults) json["fired"].push_back(fault.fired);
             for (const auto& entry : result.visits)
                 json["log"].push_back({static_cast<int>(entry.point), entry.name, entry.count, entry.generation});
-        } catch (const UserError&) {
-            json["ended"] = "host";
         } catch (const std::exception&) {
-            json["ended"] = "simulator";
+            json["ended"] = false;
         }
         return json;
     }
 
     const ShrinkOptions& options_;
+    const Isolation isolation_;
     Server server_;
 };
+
+/// What a sanitizer reports on a kernel's code ends the process that it runs in: with one of its own the run goes on to
+/// its end, and what it gave is known.
+Isolation isolation_for(const Target& target) {
+    return target.violation.id == "sanitizer" ? Isolation::process : Isolation::inline_;
+}
 
 std::string_view name_of(InvariantId id) { return invariants()[static_cast<std::size_t>(id)].name; }
 
@@ -115,7 +120,7 @@ public:
     Shrinker(const Target& target, const ShrinkOptions& options)
         : target_(target),
           options_(options),
-          sandbox_(options),
+          sandbox_(options, isolation_for(target)),
           began_(Clock::now()) {}
 
     /// False: it does not show the violation.
@@ -164,8 +169,10 @@ private:
 
     bool shows(const PlainScenario& plain, const Trial& trial) const {
         const Violation& wanted = target_.violation;
-        if (!trial.ended.empty()) return trial.ended == wanted.id;
-        if (wanted.id == "crash") return trial.result.died_by_signal;
+        if (!trial.ended) return false;  // nobody knows what its steps gave
+        if (wanted.id == "sanitizer")
+            return !trial.report.empty() && read_sanitizer_report(trial.report).where() == wanted.resource;
+        if (wanted.id == "crash") return trial.result.died_by_signal && trial.report.empty();
         for (const auto& fault : trial.result.faults)
             if (!fault.fired) return false;
         if (wanted.id == "epilogue") {
@@ -232,7 +239,7 @@ private:
         without.base.faults.erase(without.base.faults.begin() + static_cast<std::ptrdiff_t>(which));
         ++runs_;
         const auto trial = sandbox_.run(without, true);
-        if (!trial || !trial->ended.empty()) return visits;
+        if (!trial || !trial->ended) return visits;
         u64 count = 0;
         for (const auto& run : trial->result.visits)
             if (run.point == fault.point && (fault.match.empty() || glob_matches(fault.match, run.name)))
@@ -407,6 +414,7 @@ std::string story(const Scenario& scenario, const Target& target, const PlainSce
                                    violation.message);
     if (violation.id == "epilogue")
         what = fmt::format("What must succeed after the fault does not. {}", violation.message);
+    if (violation.id == "sanitizer") what = "A sanitizer reports an error. " + violation.message;
     for (const std::string& line : wrapped(printable(what), 110)) text += line + "\n";
     for (const PlannedFault& fault : plain.base.faults)
         for (const std::string& line :
@@ -422,7 +430,7 @@ std::string story(const Scenario& scenario, const Target& target, const PlainSce
 
 std::optional<Reproduction> reproduce(const Scenario& scenario, const Target& target, const ShrinkOptions& options) {
     RunOptions run;
-    run.isolation = Isolation::inline_;
+    run.isolation = isolation_for(target);
     run.faults = target.plan;
     run.modules = options.modules;
     run.silent = true;
@@ -438,12 +446,13 @@ std::optional<Reproduction> reproduce(const Scenario& scenario, const Target& ta
                         {"under_way", result.left.update_under_way},
                         {"generation", result.left.generation}};
         });
-        const auto json = server.ask_and_wait({}, run_seconds_max);
-        if (!json) return std::nullopt;
+        const auto answer = server.ask_and_wait({}, run_seconds_max);
+        if (!answer) return std::nullopt;
+        const Json& json = answer->json;
         RunResult result;
-        result.executed = json->at("executed").get<std::vector<std::string>>();
-        result.executed_index = json->at("index").get<std::vector<u32>>();
-        result.left = {json->at("left"), json->at("alive"), json->at("under_way"), json->at("generation")};
+        result.executed = json.at("executed").get<std::vector<std::string>>();
+        result.executed_index = json.at("index").get<std::vector<u32>>();
+        result.left = {json.at("left"), json.at("alive"), json.at("under_way"), json.at("generation")};
         plain = plain_scenario(scenario, target.plan, result);
     }
     plain.base.modules.insert(plain.base.modules.end(), options.modules.begin(), options.modules.end());
@@ -464,13 +473,13 @@ std::optional<Reproduction> reproduce(const Scenario& scenario, const Target& ta
     best.base.reproduces = Reproduces{scenario.name, scenario.seed, target.plan, nobody};
     Server server([&](const Json&) {
         RunOptions last;
-        last.isolation = Isolation::inline_;
+        last.isolation = Isolation::process;  // as `run` and `replay` will
         last.silent = true;
         const RunResult result = run_scenario(parse_scenario(best.text(comment), scenario.path), last);
         return Json{{"hash", result.trace_hash}, {"passed", result.passed}};
     });
-    if (const auto json = server.ask_and_wait({}, run_seconds_max))
-        best.base.reproduces->trace_hash = json->at("hash");
+    if (const auto answer = server.ask_and_wait({}, run_seconds_max))
+        best.base.reproduces->trace_hash = answer->json.at("hash");
     reproduction.text = best.text(comment);
     reproduction.scenario = parse_scenario(reproduction.text, scenario.path);
     return reproduction;

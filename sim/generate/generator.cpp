@@ -2,18 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <map>
-#include <memory>
-#include <poll.h>
 #include <random>
 
 #include "machine/result.hpp"
-
 #include "sim/runner.hpp"
-#include "sim/workers/server.hpp"
+#include "sim/workers/workers.hpp"
 
 namespace kexec_sim::sim::generate {
 namespace {
@@ -21,7 +17,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-/// Sequences that a worker has at a time, so that it need not wait for an answer.
+/// Sequences that a worker has at a time.
 constexpr std::size_t depth_max = 8;
 /// Virtual time of one run: many reboots of the fast cost model.
 constexpr u64 virtual_ns_max = 60'000'000'000;
@@ -58,25 +54,6 @@ Json json_of(const Disagreement& one) {
             {"detail", one.detail}};
 }
 
-struct Worker {
-    explicit Worker(Server::Handler handler) : server(std::move(handler)) {}
-    Server server;
-    std::deque<u64> sequences;  // the first is under way
-    Clock::time_point since;
-
-    void give(u64 sequence) {
-        if (sequences.empty()) since = Clock::now();
-        server.ask(sequence);
-        sequences.push_back(sequence);
-    }
-    u64 take_first() {
-        const u64 first = sequences.front();
-        sequences.pop_front();
-        since = Clock::now();
-        return first;
-    }
-};
-
 class Session {
 public:
     Session(const Reference& reference, const GenerateOptions& options,
@@ -84,22 +61,20 @@ public:
         : reference_(reference),
           options_(options),
           on_progress_(on_progress),
-          interrupted_(interrupted) {}
+          interrupted_(interrupted),
+          began_(Clock::now()) {}
 
     GenerateReport run() {
-        const auto began = Clock::now();
         report_.space = enumerate(reference_, options_.space);
         const u64 total = report_.space.sequences.size();
         waiting_ = sampled(total, options_.budget ? options_.budget : total, options_.seed);
         report_.wanted = waiting_.size();
-        for (unsigned i = 0; i < options_.jobs; ++i)
-            workers_.push_back(std::make_unique<Worker>([this](const Json& index) { return answer(index); }));
-        while (!(report_.interrupted = interrupted_()) && !round())
-            if (on_progress_) {
-                const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
-                on_progress_({report_, static_cast<double>(report_.runs) / std::max(seconds, 1e-9)});
-            }
-        report_.seconds = std::chrono::duration<double>(Clock::now() - began).count();
+        Workers workers(options_.jobs, depth_max, [this](const Json& index) { return answer(index); });
+        workers.run({.next = [this] { return next(); },
+                     .answered = [this](u64 sequence, const Answer& answer) { note(sequence, answer); },
+                     .lost = [this](u64 sequence, const Loss& loss) { note_loss(sequence, loss); },
+                     .stop = [this] { return report_.interrupted = interrupted_(); }});
+        report_.seconds = elapsed();
         group();
         return std::move(report_);
     }
@@ -107,6 +82,7 @@ public:
 private:
     /// In the worker.
     Json answer(u64 index) const {
+        if (options_.on_sequence) options_.on_sequence(index);
         const Case one =
             make_case(reference_, options_.space, letters_of(report_.space, report_.space.sequences.at(index)));
         bool two_kernels = false;
@@ -116,53 +92,40 @@ private:
         return json;
     }
 
-    /// True: every answer is in.
-    bool round() {
-        for (std::size_t depth = 0; depth < depth_max; ++depth)
-            for (const auto& worker : workers_)
-                if (worker->sequences.size() <= depth && next_ < waiting_.size()) worker->give(waiting_[next_++]);
-        std::vector<pollfd> polled;
-        std::vector<Worker*> who;
-        for (const auto& worker : workers_) {
-            if (worker->sequences.empty()) continue;
-            polled.push_back({worker->server.answers(), POLLIN, 0});
-            who.push_back(worker.get());
-        }
-        if (who.empty()) return true;
-        poll(polled.data(), polled.size(), 200);
-        for (std::size_t i = 0; i < who.size(); ++i) {
-            Worker& worker = *who[i];
-            if (polled[i].revents) {
-                const bool open = worker.server.take();
-                while (const auto json = worker.server.answer()) note(worker.take_first(), *json);
-                if (!open) lose(worker, "the run ended by itself");
-            } else if (std::chrono::duration<double>(Clock::now() - worker.since).count() >
-                       options_.max_host_seconds) {
-                lose(worker, fmt::format("no end after {} s", options_.max_host_seconds));
-            }
-        }
-        return false;
+    std::optional<Workers::Question> next() {
+        if (next_ == waiting_.size()) return std::nullopt;
+        const u64 sequence = waiting_[next_++];
+        return Workers::Question{sequence, sequence, options_.max_host_seconds};
     }
 
-    void note(u64 sequence, const Json& json) {
-        ++report_.runs;
+    void note(u64 sequence, const Answer& answer) {
+        const Json& json = answer.json;
         report_.steps += json.at("steps").get<u64>();
         report_.runs_two_kernels += json.at("two_kernels").get<bool>();
-        const auto at = json.find("disagreement");
-        if (at == json.end()) return;
-        report_.disagreements.push_back(
-            {sequence, at->at("step"), at->at("before"), at->at("expected"), at->at("got"), at->at("detail")});
+        if (const auto at = json.find("disagreement"); !answer.report.empty())
+            note_no_end(sequence, {false, {}, answer.report});
+        else if (at != json.end())
+            report_.disagreements.push_back(
+                {sequence, at->at("step"), at->at("before"), at->at("expected"), at->at("got"), at->at("detail")});
+        ran();
     }
 
-    /// The worker died or hangs: that is what came of the sequence that it had. The others go to its successor.
-    void lose(Worker& worker, const std::string& message) {
-        const std::string how = worker.server.stop();
-        if (worker.sequences.empty()) return;
-        ++report_.runs;
-        report_.disagreements.push_back(
-            {worker.take_first(), "run", "?", "an end", "crash", how.empty() ? message : "the simulator was " + how});
-        for (const u64 sequence : worker.sequences) worker.server.ask(sequence);
+    void note_loss(u64 sequence, const Loss& loss) {
+        note_no_end(sequence, loss);
+        ran();
     }
+
+    /// The run died or hangs, or a sanitizer has something to say: that is what came of it.
+    void note_no_end(u64 sequence, const Loss& loss) {
+        report_.disagreements.push_back({sequence, "run", "?", "an end", std::string(loss.id()), loss.message()});
+    }
+
+    void ran() {
+        ++report_.runs;
+        if (on_progress_) on_progress_({report_, static_cast<double>(report_.runs) / std::max(elapsed(), 1e-9)});
+    }
+
+    double elapsed() const { return std::chrono::duration<double>(Clock::now() - began_).count(); }
 
     void group() {
         std::ranges::sort(report_.disagreements, {}, &Disagreement::sequence);
@@ -179,10 +142,10 @@ private:
     const GenerateOptions& options_;
     const std::function<void(const GenerateProgress&)>& on_progress_;
     const std::function<bool()>& interrupted_;
+    const Clock::time_point began_;
     GenerateReport report_;
     std::vector<u64> waiting_;
     std::size_t next_ = 0;
-    std::vector<std::unique_ptr<Worker>> workers_;
 };
 
 }  // namespace

@@ -2,8 +2,8 @@
 //
 //   Space ──index──► worker: case, scenario, fresh inline run ──► agreed, or the first step that did not ──► groups
 //
-// Workers are processes (explore/server.hpp): a run that crashes or hangs costs that worker, and is a disagreement of
-// its sequence. The result does not depend on how many there are.
+// Workers are processes (sim/workers/workers.hpp): a run that crashes or hangs costs that worker, and is a disagreement
+// of its sequence. The result does not depend on how many there are.
 #pragma once
 
 #include <functional>
@@ -20,6 +20,8 @@ struct GenerateOptions {
     u64 budget = 0;  // at most so many sequences, picked by the seed; 0: all
     u64 seed = 1;
     double max_host_seconds = 60;  // of one run
+    /// In the worker, before it runs that sequence: for tests, which let some of them die.
+    std::function<void(u64 sequence)> on_sequence;
 };
 
 /// One run that is not as the reference says.

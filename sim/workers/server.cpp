@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "machine/result.hpp"
+#include "sim/workers/sanitizer_report.hpp"
 
 namespace kexec_sim::sim {
 namespace {
@@ -54,6 +55,7 @@ std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::e
 }  // namespace
 
 void Server::start() {
+    if (!errors_) errors_.emplace();
     std::array<int, 2> down{}, up{};
     if (pipe2(down.data(), O_CLOEXEC) != 0 || pipe2(up.data(), O_CLOEXEC) != 0)
         throw UserError(fmt::format("kexec-sim: error: no pipe: {}", std::strerror(errno)));
@@ -77,13 +79,27 @@ void Server::start() {
     text_.clear();
 }
 
-void Server::serve(int in, int out) const {
+void Server::serve(int in, int out) {
+    errors_->begin();
     std::string text;
-    while (true) {
-        while (const auto line = take_line(text))
-            if (!write_all(out, line_of(handler_(Json::parse(*line))))) _exit(0);
-        if (!read_some(in, text)) _exit(0);
+    // Nothing is thrown out of here: the frames above are the parent's.
+    try {
+        while (true) {
+            while (const auto line = take_line(text)) {
+                Json reply{{"answer", handler_(Json::parse(*line))}};
+                HeardErrors heard = split_sanitizer_report(errors_->take());
+                errors_->pass_on(heard.rest);
+                if (!heard.report.empty()) reply["report"] = std::move(heard.report);
+                if (!write_all(out, line_of(reply))) _exit(0);
+            }
+            if (!read_some(in, text)) _exit(0);
+        }
+    } catch (const std::exception& error) {
+        errors_->pass_on(fmt::format("{}\n", error.what()));
+    } catch (...) {
+        errors_->pass_on("kexec-sim: a worker threw what is no exception\n");
     }
+    _exit(1);
 }
 
 void Server::ask(const Json& question) {
@@ -93,27 +109,30 @@ void Server::ask(const Json& question) {
 
 bool Server::take() { return read_some(from_, text_); }
 
-std::optional<Json> Server::answer() {
+std::optional<Answer> Server::answer() {
     const auto line = take_line(text_);
     if (!line) return std::nullopt;
-    return Json::parse(*line);
+    Json reply = Json::parse(*line);
+    return Answer{std::move(reply.at("answer")), reply.value("report", std::string())};
 }
 
-std::optional<Json> Server::ask_and_wait(const Json& question, double seconds) {
+std::expected<Answer, Loss> Server::ask_and_wait(const Json& question, double seconds) {
     using Clock = std::chrono::steady_clock;
     const auto end = Clock::now() + std::chrono::duration<double>(seconds);
     ask(question);
     while (true) {
-        if (auto known = answer()) return known;
+        if (auto known = answer()) return std::move(*known);
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-        if (left <= 0) return std::nullopt;
+        if (left <= 0) return std::unexpected(stop(seconds));
         pollfd waiting{from_, POLLIN, 0};
         const int ready = poll(&waiting, 1, static_cast<int>(std::min<i64>(left, 1000)));
-        if (ready > 0 && !take()) return answer();
+        if (ready <= 0 || take()) continue;
+        if (auto last = answer()) return std::move(*last);
+        return std::unexpected(stop(seconds));
     }
 }
 
-std::string Server::stop() {
+Loss Server::stop(double seconds) {
     if (pid_ < 0) return {};
     int status = 0;
     // Where it ended by itself, its pipe is closed, and it can be waited for.
@@ -129,10 +148,9 @@ std::string Server::stop() {
     close(from_);
     pid_ = to_ = from_ = -1;
     text_.clear();
-    if (!ended) return {};
-    if (WIFSIGNALED(status))
-        return fmt::format("killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    return fmt::format("exit status {}", WEXITSTATUS(status));
+    HeardErrors heard = split_sanitizer_report(errors_->take());
+    errors_->pass_on(heard.rest);
+    return ended ? loss_of_ended(status, std::move(heard.report)) : loss_of_late(seconds, std::move(heard.report));
 }
 
 }  // namespace kexec_sim::sim

@@ -13,35 +13,15 @@
 
 #include "sim/explore/forking_run.hpp"
 #include "sim/explore/pool.hpp"
+#include "tests/support/update_scenario.hpp"
 
 namespace {
 
 using namespace kexec_sim;
 using namespace kexec_sim::sim;
 
-Scenario update(const char* size) {
-    return parse_scenario(std::string(R"(
-format: 1
-scenario: update
-machine: {memory: 512MiB}
-kernels:
-  - {release: 6.16.0, cmdline: "kho=on liveupdate=on"}
-steps:
-  - subsystem.register: {name: kvm}
-  - memfd.create: {name: ram, size: )") +
-                              size + R"(, fill: pattern(7)}
-  - luo.preserve: {fd: ram, token: 0x1}
-  - luo.prepare:
-  - kexec:
-  - subsystem.register: {name: kvm}
-  - luo.restore: {token: 0x1, as: ram}
-  - luo.finish:
-)",
-                          "update.yaml");
-}
-
 struct Plans {
-    explicit Plans(const char* size) : scenario(update(size)) {
+    explicit Plans(const char* size) : scenario(test_support::update_scenario({.size = size, .verify = false})) {
         RunOptions plain;
         plain.isolation = Isolation::inline_;
         plain.silent = true;

@@ -30,7 +30,8 @@ ReportedRun some_run() {
     skipped.expected = "ok";
     result.steps = {done, skipped};
     result.faults = {{"kho.preserve#1=fail(ENOMEM)", 3, true, false}};
-    Finding finding{InvariantId::frame_intact, true, 1, 5, "changed", {0x1f400, 0x1f401}, 2, "file 0x1", CheckId::none};
+    Finding finding{
+        InvariantId::frame_intact, true, 1, 5, "changed", {0x1f400, 0x1f401}, 2, "file 0x1", CheckId::none};
     result.findings = {finding};
     result.preserved_folios = 512;
     result.preserved_bytes = 2 * MiB;

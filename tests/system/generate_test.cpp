@@ -1,9 +1,11 @@
 // Small step spaces against the simulator: what the reference says is what a run gives.
 #include <catch2/catch.hpp>
 
+#include <csignal>
 #include <fmt/format.h>
 #include <fstream>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "sim/generate/generator.hpp"
 #include "sim/generate/report.hpp"
@@ -172,6 +174,39 @@ TEST_CASE("how many workers there are does not matter", "[generate]") {
     CHECK(one.runs == two.runs);
     CHECK(one.steps == two.steps);
     CHECK(one.space.sequences == two.space.sequences);
+}
+
+TEST_CASE("a run that kills its worker or hangs is a disagreement, and every other sequence has its answer",
+          "[generate]") {
+    GenerateOptions options = options_of({group_by_name("luo"), group_by_name("kexec")}, 2);
+    options.max_host_seconds = 3;
+    options.on_sequence = [](u64 sequence) {
+        constexpr std::string_view report = "sim/use.cpp:10:37: runtime error: signed integer overflow\n";
+        if (sequence == 5) raise(SIGKILL);
+        if (sequence == 17) _exit(3);
+        while (sequence == 40) pause();
+        if (sequence != 41) return;
+        static_cast<void>(!write(STDERR_FILENO, report.data(), report.size()));
+        _exit(1);
+    };
+    for (const unsigned jobs : {1U, 3U}) {
+        options.jobs = jobs;
+        const GenerateReport report = run_space({}, options);
+        CHECK(report.complete());
+        CHECK(report.runs > 100);
+        CHECK(report.runs_two_kernels == report.runs - 4);
+        std::vector<std::string> lines;
+        for (const Disagreement& one : report.disagreements)
+            lines.push_back(fmt::format("{} {} {}: {}", one.sequence, one.step, one.got, one.detail));
+        CHECK(lines ==
+              std::vector<std::string>{
+                  "5 run crash: the simulator was killed by signal 9 (Killed)",
+                  "17 run crash: the simulator ended with exit status 3",
+                  "40 run hang: the simulator gave no answer in 3.0 s",
+                  "41 run sanitizer: UndefinedBehaviorSanitizer: signed integer overflow in sim/use.cpp:10:37"});
+        REQUIRE(report.groups.size() == 3);
+        CHECK(report.groups.front().count == 2);
+    }
 }
 
 TEST_CASE("what generate writes are scenario files that check and run accept", "[generate]") {

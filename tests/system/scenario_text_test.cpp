@@ -33,3 +33,25 @@ TEST_CASE("every scenario of the library runs alike when it is written out and r
         CHECK(first_difference(described(scenario), described(again)) == "");
     }
 }
+
+TEST_CASE("text with quotes, line breaks and control characters is written so that it can be read again",
+          "[scenario_text]") {
+    const std::string odd = R"("\" \\ \n \t \r \0 \x01 \x1f \x7f ä")";
+    const Scenario scenario = parse_scenario(R"(
+format: 1
+scenario: odd
+summary: Text that needs quoting.
+machine: {memory: 512MiB}
+kernels: [{cmdline: "kho=on liveupdate=on"}]
+steps:
+  - note: )" + odd + R"(
+  - memfd.create: {name: ram, size: 4KiB}
+  - memfd.write: {fd: ram, text: )" + odd + R"(}
+    note: )" + odd + R"(
+)",
+                                             "odd.yaml");
+    const Scenario again = reread(scenario);
+    CHECK(again.steps.at(2).note == scenario.steps.at(2).note);
+    CHECK(again.steps.at(2).text == scenario.steps.at(2).text);
+    CHECK(described(again) == described(scenario));
+}
