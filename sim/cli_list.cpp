@@ -40,6 +40,14 @@ std::string cell(std::string_view text) {
     return out.empty() ? "–" : out;
 }
 
+/// The bits that exploration flips, and the words it clears: "0x0:3 0x7:0" (offset:bit).
+std::string samples_text(FaultPoint point) {
+    std::string text;
+    for (const FaultSample& sample : fault_samples(point))
+        text += fmt::format("{}{:#x}:{}", text.empty() ? "" : " ", sample.offset, sample.bit);
+    return text;
+}
+
 std::string list_faults(bool markdown) {
     std::string out =
         markdown ? page("Fault points", "faults",
@@ -56,11 +64,20 @@ std::string list_faults(bool markdown) {
             out += fmt::format("| `{}` | {} | {} | {} | {} |\n", info.name, cell(info.description), cell(info.match),
                                cell(info.errnos), cell(info.works));
         else
-            out += entry(info.name, {std::string(info.description),
-                                     info.match.empty() ? "" : fmt::format("match: {}", info.match),
-                                     info.errnos.empty() ? "" : fmt::format("errnos: {}", info.errnos),
-                                     info.works.empty() ? "" : fmt::format("also: {}", info.works)});
+            out +=
+                entry(info.name,
+                      {std::string(info.description), info.match.empty() ? "" : fmt::format("match: {}", info.match),
+                       info.errnos.empty() ? "" : fmt::format("errnos: {}", info.errnos),
+                       info.works.empty() ? "" : fmt::format("also: {}", info.works),
+                       fault_samples(info.id).empty() ? "" : fmt::format("samples: {}", samples_text(info.id))});
     }
+    if (!markdown) return out;
+    out +=
+        "\n## Samples\n\nWhat exploration flips at a point (`OFFSET:BIT`), and which words it clears (`zero` of the "
+        "eight "
+        "bytes around the offset).\n\n| point | samples |\n|---|---|\n";
+    for (const FaultPointInfo& info : fault_points())
+        if (!fault_samples(info.id).empty()) out += fmt::format("| `{}` | {} |\n", info.name, samples_text(info.id));
     return out;
 }
 

@@ -237,7 +237,7 @@ Supervisor::Outcome Supervisor::run_epilogue_op(EpilogueOp op) {
 /// The steps of a script that ask for the same as that part.
 static std::span<const std::string_view> steps_like(EpilogueOp op) {
     static constexpr std::string_view prepare[] = {"luo.prepare", "kho.finalize"}, kexec[] = {"kexec", "kexec.exec"},
-                                      finish[] = {"luo.finish"};
+                                      finish[] = {"luo.finish", "luo.restore"};
     switch (op) {
     case EpilogueOp::roll_back: return {};
     case EpilogueOp::prepare_again: return prepare;

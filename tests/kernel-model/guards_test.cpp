@@ -26,7 +26,7 @@ TEST_CASE("a view of handed-over memory reads inside in silence, and beyond its 
     memory.insane_expected = true;
     const PhysRange page = phys_range(PhysAddr{0x100000}, page_bytes);
     memory.machine->ram.write(page.end, u64{42});
-    const BoundedView view(*memory.machine, page, "a chunk");
+    const BoundedView view(*memory.machine, page, "a chunk", "vmalloc");
     CHECK(view.read<u64>(page_bytes - 8) == 0);
     CHECK(findings(memory, InvariantId::abi_bounded) == 0);
     CHECK(view.read<u64>(page_bytes) == 42);
