@@ -196,6 +196,7 @@ void Kho::State::populate() {
         kernel.log.warn("KHO: disabling KHO revival: {}", -static_cast<int>(refusal->error));
         machine.trace.emit(Layer::kho, "kho.populate",
                            {{"phys", PhysAddr{data.fdt_addr}}, {"result", -static_cast<i32>(refusal->error)}});
+        machine.referee.handover_refused(refusal->line);
         // As posted, devices that were kept running send into memory that this kernel takes for free.
         if (kernel.config.strict_defects)
             if (const unsigned stopped = kernel.pci.quiesce_early()) {
@@ -203,7 +204,6 @@ void Kho::State::populate() {
                 kernel.log.warn("pci: {} functions were kept running for a handover that is refused; stopped",
                                 stopped);
             }
-        machine.referee.handover_refused(refusal->line);
         // Guests own memory that nobody tells this kernel of; the first touch would be its end anyway.
         if (machine.snp.enabled() && kernel.config.strict_defects)
             throw KernelPanic("SEV-SNP is on, and the handover that tells whose memory is whose is refused");

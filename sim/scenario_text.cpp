@@ -174,8 +174,8 @@ std::string scenario_text(const Scenario& scenario, const std::string& comment, 
     text += expect_text(scenario.expect);
     if (scenario.under_faults) {
         text += "\nunder-faults:\n";
+        text += scenario.under_faults->steps.empty() ? "  steps: []\n" : "  steps:\n";
         if (!scenario.under_faults->steps.empty()) {
-            text += "  steps:\n";
             write_steps(text, scenario.under_faults->steps, scenario.under_faults->program, "    ");
         }
         if (!scenario.under_faults->accept.empty())

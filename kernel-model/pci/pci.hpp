@@ -114,7 +114,7 @@ public:
     /// Function-level reset with the configuration saved and restored. ENOTTY: the function has none.
     Result<> reset_function(PciDevice& device);
     void set_master(PciDevice& device, bool on);
-    /// Before the scan, on whatever answers behind the bridges as they stand: nothing sends any more. How many were on.
+    /// Before the scan, on whatever answers behind the bridges as they stand: nothing sends any more. Not charged. How many were on.
     unsigned quiesce_early();
     /// Unbinds its driver and binds that one. ENODEV: it has gone. The probe's errno, and it has its old driver back.
     Result<> rebind(PciDevice& device, PciDriver& driver);

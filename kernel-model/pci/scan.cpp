@@ -49,7 +49,6 @@ unsigned PciCore::quiesce_early() {
                 if (fabric.config_read(address, pci::VENDOR_ID, 2) == nobody) continue;
                 const u32 command = fabric.config_read(address, pci::COMMAND, 2);
                 if (command & pci::COMMAND_MASTER) {
-                    kernel_.machine.clock.advance(config_write_ns);
                     static_cast<void>(
                         fabric.config_write(address, pci::COMMAND, 2, command & ~u32{pci::COMMAND_MASTER}));
                     ++stopped;
