@@ -195,15 +195,7 @@ Result<> Files::file_event(u64 token, u32 event) {
                                             orchestrator_.edition().prefix.files, token),
                                 true);
         return freeze_one(token, record);
-    case LuoEvent::cancel:
-        // KHO takes nothing back while it is finalized. As posted, the file's memory stays preserved, and its node in the
-        // tree, without data. Repaired, it is not pretended.
-        if (orchestrator_.strict() && kho_.finalized() && record.state != LuoState::normal) {
-            REACHED("luo.file.cancel_too_late");
-            return fail(Errno::ebusy);
-        }
-        cancel_one(token, record);
-        return {};
+    case LuoEvent::cancel: cancel_one(token, record); return {};
     case LuoEvent::finish: break;
     }
     return fail(Errno::einval);

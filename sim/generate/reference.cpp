@@ -387,12 +387,6 @@ void add_file_events(std::vector<Row>& rows) {
                         if (file.state == State::prepared) file.state = State::frozen;
                     },
                     fd_operations});
-    rows.push_back({Action::file_cancel, luo_v3, "prepared or frozen, KHO is finalized, strict",
-                    [](const World& world, const Letter& letter) {
-                        return world.edition.strict && world.finalized &&
-                               world.outgoing.at(letter.token).state != State::normal;
-                    },
-                    "EBUSY", "", nullptr, "found by exploration: KHO takes nothing back while it is finalized"});
     rows.push_back({Action::file_cancel, luo_v3, "else", always, "ok", "that file is cancelled, if it was prepared",
                     [](World& world, const Letter& letter) {
                         World::Outgoing& file = world.outgoing.at(letter.token);
